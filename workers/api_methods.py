@@ -37,6 +37,9 @@ class ApiMethods:
     def _call(self, api_method: str, /, **params: Any) -> Any:
         raise NotImplementedError
 
+    def _effect(self, api_method: str, /, **params: Any) -> Any:
+        return self._call(api_method, **params)
+
     def query(self, sql: str, params: list[Any] | None = None) -> Any:
         """Rows of the caller's own data (``data:read``)."""
         return self._call("query", sql=sql, params=params or [])
@@ -62,11 +65,11 @@ class ApiMethods:
 
     def render_widget(self, component: str, props: dict[str, Any] | None = None) -> Any:
         """Asks the platform to render ``component`` (``ui:render``)."""
-        return self._call("renderWidget", component=component, props=props or {})
+        return self._effect("renderWidget", component=component, props=props or {})
 
     def emit(self, event: str, payload: Any = None) -> Any:
         """Asks the platform to emit ``event`` (``events:emit``)."""
-        return self._call("emit", event=event, payload=payload)
+        return self._effect("emit", event=event, payload=payload)
 
     def fetch(self, url: str, method: str = "GET", headers: dict[str, str] | None = None, body: Any = None,
               timeout_ms: float | None = None, retry: bool = False, read_as: str = "auto") -> Any:

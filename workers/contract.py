@@ -35,3 +35,5 @@ CARRIED = frozenset(("renderWidget", "emit", "storage.set", "call"))
 other method are the gateway's, which takes a UUID or a Decimal as text."""
 EFFECTS = frozenset(("renderWidget", "emit"))
 """API methods that ask for something which the reply carries to the host."""
+API_AT_ONCE = 8
+"""API calls of one invocation that the supervisor takes at once; more wait in the worker."""

@@ -125,16 +125,20 @@ class _Failed:
 class Api(ApiMethods):
     """The platform's API. Every method blocks until the supervisor has answered; an async hook awaits it instead.
 
-    The calls of one hook are made one after another; calls passed to ``asyncio.gather`` are made in its order. ``seq``
-    is the call on the link for which this API was made: a task that outlives its hook acts for that hook and for no
-    other. ``begin`` makes a call of a hook with an event loop and returns what the hook awaits.
+    ``asyncio.gather`` makes calls at once, up to eight of one hook; more wait for their turn, in the order in which
+    they were made. ``emit`` and ``render_widget`` need no answer: they travel with the hook's result. ``seq`` is the
+    call on the link for which this API was made: a task that outlives its hook acts for that hook and for no other.
+    ``effect`` makes an effect (without it, ``ask`` does); ``begin`` makes a call of a hook with an event loop and
+    returns what the hook awaits.
     """
 
     def __init__(self, ask: Callable[[int, str, dict[str, Any]], Any], seq: int, is_async: bool,
+                 effect: Callable[[int, str, dict[str, Any]], Any] | None = None,
                  begin: Callable[[str, dict[str, Any]], Any] | None = None) -> None:
         self._ask = ask
         self._seq = seq
         self._is_async = is_async
+        self._make = effect
         self._begin = begin
 
     def _call(self, api_method: str, /, **params: Any) -> Any:
@@ -147,13 +151,24 @@ class Api(ApiMethods):
         except ApiError as error:
             return _Failed(error)
 
+    def _effect(self, api_method: str, /, **params: Any) -> Any:
+        if self._make is None:
+            return self._call(api_method, **params)
+        if not self._is_async:
+            return self._make(self._seq, api_method, params)
+        try:
+            return _Done(self._make(self._seq, api_method, params))
+        except ApiError as error:
+            return _Failed(error)
+
 
 class ConcurrentApi(Api):
     """The API of an async hook that runs beside others. A call is made when its method is called, as with ``Api``, and
     awaiting it lets the other hooks go on until the answer is there. ``ask`` returns what is awaited."""
 
-    def __init__(self, ask: Callable[[int, str, dict[str, Any]], Any], seq: int) -> None:
-        super().__init__(ask, seq, is_async=True)
+    def __init__(self, ask: Callable[[int, str, dict[str, Any]], Any], seq: int,
+                 effect: Callable[[int, str, dict[str, Any]], Any] | None = None) -> None:
+        super().__init__(ask, seq, True, effect)
 
     def _call(self, api_method: str, /, **params: Any) -> Any:
         try:

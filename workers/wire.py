@@ -12,6 +12,8 @@ from typing import Annotated, Any
 
 import msgspec
 
+from workers.effect_rules import NAME_CHARACTERS_MAX, TRIES_AT_ONCE
+
 # --- bounds. Each limits what one worker can make the supervisor hold or do.
 FRAME_BYTES_MAX = 4 * 1024 * 1024
 """Largest frame that the link accepts, in either direction. The largest honest one is a bundle, on its way to a
@@ -86,6 +88,8 @@ class Load(msgspec.Struct, array_like=True, tag="load", gc=False):
     ``mode`` is ``serve``, ``probe`` (load it, say what it declares, leave) or ``test`` (run its tests).
     ``fresh``: every call gets an engine of its own, if the language can do that. ``concurrent``: the worker is sent
     several calls at once and answers them in any order; it begins each as soon as it can, in the order of the link.
+    ``permissions`` are those in force, and ``components`` those that may be rendered (none: any): by them the worker
+    refuses an effect in place, as a courtesy.
     """
 
     plugin: str
@@ -97,6 +101,8 @@ class Load(msgspec.Struct, array_like=True, tag="load", gc=False):
     mode: str = "serve"
     fresh: bool = False
     concurrent: bool = False
+    permissions: list[str] = []
+    components: list[str] = []
 
 
 class Call(msgspec.Struct, array_like=True, tag="call", gc=False):
@@ -125,6 +131,12 @@ class ApiReply(msgspec.Struct, array_like=True, tag="api_reply", gc=False):
     code: str = ""
     message: str = ""
     retry_after_ms: int = 0
+
+
+class Grants(msgspec.Struct, array_like=True, tag="grants", gc=False):
+    """The plugin has these permissions from now on, in place of those that came with Load."""
+
+    permissions: list[str]
 
 
 class Ping(msgspec.Struct, array_like=True, tag="ping", gc=False):
@@ -256,6 +268,26 @@ class ApiCall(msgspec.Struct, array_like=True, tag="api", gc=False):
     params: msgspec.Raw
 
 
+class Effect(msgspec.Struct, array_like=True, gc=False):
+    """One try of a hook to emit or render something: ``method`` names the effect, ``name`` the event or the component,
+    and ``body`` goes to the host as it is. With a ``code`` the worker has refused it in place, ``count`` times."""
+
+    method: str
+    name: Annotated[str, msgspec.Meta(max_length=NAME_CHARACTERS_MAX)]
+    body: msgspec.Raw
+    code: str = ""
+    count: Annotated[int, msgspec.Meta(ge=1, le=2**31)] = 1
+
+
+class Effects(msgspec.Struct, array_like=True, tag="effects", gc=False):
+    """What the hook that runs as ``seq`` has tried since the last such message, in order. It is written together with
+    the hook's answer, or with its next API call, and nothing answers it. An effect that the supervisor refuses fails
+    the hook."""
+
+    seq: Number
+    tries: Annotated[list[Effect], msgspec.Meta(min_length=1, max_length=TRIES_AT_ONCE)]
+
+
 class ApiCancel(msgspec.Struct, array_like=True, tag="api_cancel", gc=False):
     """The hook that runs as ``seq`` waits for its API call ``api_id`` no longer. Nothing answers this message; the
     call's own answer comes all the same, if it has not come yet."""
@@ -308,9 +340,9 @@ class Placed(msgspec.Struct, array_like=True, tag="placed", gc=False):
     places: dict[str, list[tuple[int, int]]]
 
 
-ToWorker = Load | Call | ApiReply | Ping | Recall | Cancel
+ToWorker = Load | Call | ApiReply | Ping | Recall | Cancel | Grants
 FromWorker = (Booted | Ready | Failed | Reply | Raised | BadOutput | BadInput | Skipped | Ended | ApiCall | ApiCancel
-              | Log | Pong | Blocked)
+              | Effects | Log | Pong | Blocked)
 FromTests = Booted | Failed | Log | Placed | Testing | Tested
 """What a worker that runs a bundle's tests may send. A worker that serves may not send a ``tested``."""
 

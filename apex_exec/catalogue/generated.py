@@ -17,7 +17,7 @@ from apex_exec.catalogue.hooks import BUILT_IN, Hook
 from apex_exec.catalogue.json_schema import typescript
 from apex_exec.catalogue.keys import table
 from apex_exec.catalogue.limits import LIMITS, key_of
-from apex_exec.catalogue.methods import METHODS, PARTS, Method
+from apex_exec.catalogue.methods import API_AT_ONCE, METHODS, PARTS, Method
 from apex_exec.catalogue.permissions import ALL as PERMISSIONS
 from apex_exec.catalogue.permissions import PREFIXES
 
@@ -71,7 +71,9 @@ def prelude() -> str:
         f"{''.join(map(_javascript_method, _of_part(part)))}  }}\n  freeze({part.capitalize()}.prototype);\n"
         for part in PARTS)
     getters = "".join(f"    get {part}() {{ return new {part.capitalize()}(this.#owner) }}\n" for part in PARTS)
-    text = (f"  const CARRIED = {{ __proto__: null, {carried} }};\n{parts}  class Api {{\n    #owner;\n"
+    effects = ", ".join(f"{name}: true" for name in _effects())
+    text = (f"  const CARRIED = {{ __proto__: null, {carried} }};\n"
+            f"  const EFFECTS = {{ __proto__: null, {effects} }};\n{parts}  class Api {{\n    #owner;\n"
             "    constructor(owner) { this.#owner = owner }\n"
             "    #ask(method, params) { return ask(this.#owner ?? running, method, params) }\n"
             f"{''.join(map(_javascript_method, _of_part('')))}{getters}  }}\n  freeze(Api.prototype);\n  ")
@@ -95,6 +97,10 @@ def _of_part(part: str) -> list[Method]:
 
 def _carried() -> list[str]:
     return [method.name for method in METHODS.values() if method.route != "gateway" or method.is_exact]
+
+
+def _effects() -> list[str]:
+    return [method.name for method in METHODS.values() if method.route == "effect"]
 
 
 def plugin_testing() -> str:
@@ -180,7 +186,7 @@ def contract() -> str:
     widgets = {hook.name: hook.collects for hook in BUILT_IN if hook.renders}
     permissions = {method.name: method.permission for method in METHODS.values() if method.permission}
     carried = _carried()
-    effects = [method.name for method in METHODS.values() if method.route == "effect"]
+    effects = _effects()
     return f'''"""What workers have to know of the platform's catalogue, written by ``python -m apex_exec.catalogue``.
 
 Workers may import nothing of the daemon, so that a plugin finds nothing of it in its process.
@@ -201,6 +207,8 @@ CARRIED = frozenset(({_words(carried)}))
 other method are the gateway's, which takes a UUID or a Decimal as text."""
 EFFECTS = frozenset(({_words(effects)}))
 """API methods that ask for something which the reply carries to the host."""
+API_AT_ONCE = {API_AT_ONCE}
+"""API calls of one invocation that the supervisor takes at once; more wait in the worker."""
 '''
 
 
@@ -228,11 +236,15 @@ class ApiMethods:
 
     def _call(self, api_method: str, /, **params: Any) -> Any:
         raise NotImplementedError
+
+    def _effect(self, api_method: str, /, **params: Any) -> Any:
+        return self._call(api_method, **params)
 {made}'''
 
 
 def _api_method(method: Method) -> str:
     sent = []
+    made_by = "_effect" if method.route == "effect" else "_call"
     empty = {field.name: " or []" if field.default_factory is list else " or {}" if (
         field.default_factory is dict or field.default == msgspec.Raw(b"\x80")) else ""
         for field in msgspec.structs.fields(method.params)}
@@ -241,7 +253,7 @@ def _api_method(method: Method) -> str:
     head = f"    def {_last(method.python)}("
     parameters = ["self", *re.split(r", (?=\w+:)", method.signature)]
     return (f'\n{_filled(head, parameters, ") -> Any:")}\n        """{method.doc}"""\n'
-            f'{_filled("        return self._call(", [json.dumps(method.name), *sent], ")")}\n')
+            f'{_filled(f"        return self.{made_by}(", [json.dumps(method.name), *sent], ")")}\n')
 
 
 def _filled(head: str, parts: list[str], tail: str) -> str:

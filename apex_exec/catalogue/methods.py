@@ -264,6 +264,9 @@ ALL = (
            typescript="(method: string, params?: Record<string, unknown>): Promise<Value>"),
 )
 
+API_AT_ONCE = 8
+"""API calls of one invocation that may be open at once. The SDKs let more of them wait; a worker that bypasses the SDK
+is refused."""
 PARTS = tuple(dict.fromkeys(method.name.partition(".")[0] for method in ALL if "." in method.name))
 """The parts of the API that have methods of their own: ``storage``."""
 METHODS: dict[str, Method] = {method.name: method for method in ALL}

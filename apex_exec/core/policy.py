@@ -11,6 +11,7 @@ from msgspec import Struct
 from apex_exec.catalogue.methods import METHODS, HostMethod, Request
 from apex_exec.catalogue.permissions import ADMIN_PERMISSIONS, PREFIXES
 from apex_exec.core.plugin import PluginSpec
+from workers.effect_rules import denied
 
 
 class Allowed(Struct, frozen=True):
@@ -45,7 +46,7 @@ def check(spec: PluginSpec, method: str, request: Request | None, wall_seconds: 
         known = ", ".join(f"{prefix}*" for prefix in PREFIXES)
         return Denied("", f"no permission covers this method; host methods are {known}")
     if permission not in spec.permissions:
-        return Denied(permission, f"the plugin has no {permission}; its manifest must ask for it")
+        return Denied(permission, denied(permission))
     if permission in ADMIN_PERMISSIONS:
         if permission not in spec.approved:
             return Denied(permission, f"{permission} is not approved for this version of the plugin")

@@ -101,10 +101,10 @@ class Pace:
         self._level = float(burst)
         self._at_ns = now_ns
 
-    def take(self, now_ns: int) -> int:
-        """Counts one; gives the nanoseconds after which the next may come, 0 if it may come at once."""
+    def take(self, now_ns: int, count: int = 1) -> int:
+        """Counts ``count``; gives the nanoseconds after which the next may come, 0 if it may come at once."""
         if now_ns > self._at_ns:
             self._level = min(float(self.burst), self._level + (now_ns - self._at_ns) * self.rate / 1e9)
             self._at_ns = now_ns
-        self._level -= 1.0
+        self._level -= count
         return 0 if self._level >= 0 else int(-self._level / self.rate * 1e9) + 1

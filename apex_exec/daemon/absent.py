@@ -15,6 +15,7 @@ from apex_exec.daemon.duties import Duty
 from apex_exec.daemon.hosts.connections import Connections, Peer
 from apex_exec.errors import Code, WireError
 from apex_exec.executor.links.worker_link import WorkerLink
+from apex_exec.executor.links.worker_protocol import NO_GATEWAY
 from apex_exec.ledger.records import AuditRecord
 from apex_exec.wire import hooks
 from apex_exec.wire import messages as msg
@@ -80,6 +81,10 @@ class NoApiCalls:
 
     def handle(self, link: WorkerLink, message: inner.ApiCall, now_ns: int) -> None:
         """Leaves it without an answer: no plugin that makes API calls is served without this part."""
+
+    def effects(self, link: WorkerLink, message: inner.Effects, now_ns: int) -> None:
+        """Refuses them."""
+        link.refused = {message.seq: NO_GATEWAY}
 
     def give_up(self, link: WorkerLink, message: inner.ApiCancel, now_ns: int) -> None:
         """There is no call to end."""

@@ -10,24 +10,26 @@ from __future__ import annotations
 
 import platform
 import time
-from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, cast
 
 import msgspec
 
 from apex_exec.catalogue import methods
+from apex_exec.catalogue.methods import API_AT_ONCE
 from apex_exec.core import events as ev
 from apex_exec.core.deadline import NEVER_NS
-from apex_exec.core.effects import EFFECTS_BYTES_MAX, EffectRefused, Effects
+from apex_exec.core.effects import EffectRefused
 from apex_exec.core.limits import MS_NS
 from apex_exec.core.plugin import PluginSpec
 from apex_exec.core.policy import Denied, check
 from apex_exec.core.rate_window import Pace, SharedWindow
 from apex_exec.core.scheduler.pool import Pool
 from apex_exec.daemon.duties import Duty
+from apex_exec.daemon.effect_decisions import EffectDecisions
 from apex_exec.daemon.hosts.connections import Peer
 from apex_exec.daemon.hosts.host_methods import HostMethods
+from apex_exec.daemon.running_calls import MARGIN_NS, Asked, Running
 from apex_exec.daemon.sides.side_process import SideProcess
 from apex_exec.executor.links.worker_link import WorkerLink
 from apex_exec.gateway import messages
@@ -35,6 +37,7 @@ from apex_exec.ledger.records import AuditRecord
 from apex_exec.wire import messages as msg
 from apex_exec.wire.values import CONTAINERS_MAX, containers, containers_at_most
 from workers import wire as inner
+from workers.effect_rules import CALLS_MAX, TRIES_AT_ONCE_BYTES
 
 if TYPE_CHECKING:
     from apex_exec.config import Settings
@@ -42,10 +45,6 @@ if TYPE_CHECKING:
     from apex_exec.executor.links.overhead import Overhead
     from apex_exec.observe.metrics import Metrics
 
-IN_FLIGHT_MAX = 8
-"""API calls of one invocation at once. The SDK makes one at a time; this limit is for workers that bypass the SDK."""
-CALLS_MAX = 1000
-"""API calls of one invocation in all."""
 CALLS_ABUSE = 4 * CALLS_MAX
 """Kill a plugin that keeps calling after this many refusals: that is abuse, not a bug."""
 STRAYS_MAX = 1000
@@ -54,17 +53,6 @@ BYTES_MAX = 16 * 1024 * 1024
 """Parameters and results of one invocation, in all."""
 FREE_CONTAINERS = CONTAINERS_MAX // CALLS_MAX
 """Parameters that can have no more lists and maps than this are not looked at closer."""
-EFFECT_BYTES_TRIED_MAX = 2 * EFFECTS_BYTES_MAX
-"""Effects of one invocation, refused ones too: decoding and looking through them takes the loop's time."""
-REFUSALS_RECORDED = 8
-"""Refused calls of one invocation and method that have a record each; how many more there were is one record at the
-invocation's end. A record costs the ledger a third of a kilobyte, and a refusal costs a hook nothing."""
-MARGIN_NS = 150 * MS_NS
-"""The gateway's and a host's time ends this much before the invocation's (a fifth of it at most): to stop a query takes
-round trips, and the hook can still say something about it."""
-LAST_WORD_NS = MARGIN_NS // 2
-"""This much before the invocation's end (a tenth of it at most) the supervisor itself answers a call that the gateway
-or a host has not answered: if one of them hangs, the worker must live, and the hook has time left to react."""
 
 
 def event_of(method: str) -> str:
@@ -77,45 +65,6 @@ def is_write(method: str) -> bool:
     """Whether its record comes with the write itself, by way of the outbox."""
     known = methods.METHODS.get(method)
     return known is not None and known.is_write
-
-
-class _Running:
-    """The API calls of one invocation."""
-
-    __slots__ = ("bytes", "calls", "containers", "effect_bytes", "effects", "last_word_ns", "open", "plugin",
-                 "refusals", "refused", "unrecorded", "user_id")
-
-    def __init__(self, plugin: str, user_id: str, begun_ns: int, deadline_ns: int) -> None:
-        self.plugin = plugin
-        self.user_id = user_id
-        self.last_word_ns = deadline_ns - min(LAST_WORD_NS, max(0, deadline_ns - begun_ns) // 10)
-        self.refusals: dict[str, int] = {}  # by method
-        self.unrecorded: dict[str, Counter[str]] = {}  # by method and code: those that have no record of their own
-        self.effects = Effects()
-        self.calls = 0
-        self.bytes = 0
-        self.containers = 0
-        self.effect_bytes = 0
-        self.open: dict[int, _Asked] = {}
-        self.refused: set[str] = set()  # codes that it was answered: of the API's table, so there are few
-
-
-class _Asked(msgspec.Struct, gc=False):
-    """One API call without its answer. ``number`` is ours, ``api_id`` the worker's. ``host_call`` is the number of the
-    call to a host, 0 if none was asked. ``is_over``: the invocation has ended, and only the record of a write is
-    open."""
-
-    number: int
-    api_id: int
-    link: WorkerLink
-    call: int
-    plugin: str
-    user_id: str
-    method: str
-    action: str
-    begun_ns: int
-    host_call: int = 0
-    is_over: bool = False
 
 
 USERS_SHARE = "one user makes a quarter of the requests a minute while others use the plugin"
@@ -156,8 +105,9 @@ class ApiCalls:
         self._metrics = metrics
         self._audit = audit
         self._hosts = HostMethods(self._anomaly)
-        self._running: dict[int, _Running] = {}
-        self._asked: dict[int, _Asked] = {}
+        self._effects = EffectDecisions(audit, metrics, self.components)
+        self._running: dict[int, Running] = {}
+        self._asked: dict[int, Asked] = {}
         self.at_gateway: Mapping[int, object] = self._asked
         self._next_number = 1
         self._windows: dict[str, SharedWindow] = {}
@@ -166,42 +116,71 @@ class ApiCalls:
     # ------------------------------------------------------------------ one call
     def handle(self, link: WorkerLink, message: inner.ApiCall, now_ns: int) -> None:
         """Takes one API call; its ApiReply goes out now or later."""
-        self._pace(link, now_ns)
-        state, request = self._pool.on_link(link.worker, message.seq)
-        if state == "never":
-            self._violated(link, "an API call for a hook that does not run", now_ns)
+        self._pace(link, now_ns, 1)
+        found = self._running_on(link, message.seq, now_ns)
+        if found is None:
+            if not link.broken:
+                self._answer(link, message.api_id, "cancelled", "the invocation that made this call has ended")
             return
-        if request is None or not self._pool.is_open(call := request.call):
-            link.strays += 1
-            if link.strays > STRAYS_MAX:
-                self._violated(link, "no end of API calls for a call that was answered", now_ns)
-                return
-            self._answer(link, message.api_id, "cancelled", "the invocation that made this call has ended")
-            return
-        running = self._running.get(call)
-        if running is None:
-            if not link.has_begun(message.seq):
-                self._violated(link, "an API call for a hook that it has not begun", now_ns)
-                return
-            running = self._running[call] = _Running(request.plugin, request.user_id, now_ns,
-                                                         request.deadline_ns)
-            if link.spec.network_allow and not request.own:  # a canary is nobody who shares the requests
-                self._window(link.spec).present(request.user_id, now_ns)
+        running, request = found
         running.calls += 1
         running.bytes += len(message.params)
         if running.calls > CALLS_ABUSE or message.api_id in running.open:
             self._violated(link, "an API call's number is in use, or the calls do not end", now_ns)
             return
-        asked = _Asked(self._next_number, message.api_id, link, call, request.plugin, request.user_id,
-                       message.method, message.method, now_ns)
+        asked = Asked(self._next_number, message.api_id, link, request.call, request.plugin, request.user_id,
+                      message.method, message.method, now_ns)
         self._next_number += 1
         running.open[asked.api_id] = asked
         self._decide(asked, running, message, request.deadline_ns)
 
+    def effects(self, link: WorkerLink, message: inner.Effects, now_ns: int) -> None:
+        """Decides on effects, which nobody waits for. The first that is refused here, and was not in place, fails the
+        hook: its code is kept with the link until the hook's answer, which is in the same write as a rule."""
+        count = sum(effect.count for effect in message.tries)
+        self._pace(link, now_ns, count)
+        found = self._running_on(link, message.seq, now_ns)
+        if found is None:
+            return
+        running, request = found
+        if running.calls + count > CALLS_ABUSE or (len(message.tries) > 1 and sum(
+                len(effect.body) for effect in message.tries) > TRIES_AT_ONCE_BYTES):
+            self._violated(link, "effects without end, or too much of them at once", now_ns)
+            return
+        spec = self._spec(request.plugin, link)
+        failed = self._effects.decide(running, spec, message.tries, now_ns,
+                                      is_known=self._pool.spec(request.plugin) is not None)
+        if isinstance(failed, str):
+            self._violated(link, failed, now_ns)
+        elif failed is not None:
+            link.refused.setdefault(message.seq, failed)
+
+    def _running_on(self, link: WorkerLink, seq: int, now_ns: int) -> tuple[Running, ev.InvokeRequested] | None:
+        """The call that runs as ``seq``, and what it has asked for; None if it was answered, or is none of the link's:
+        that is a violation."""
+        state, request = self._pool.on_link(link.worker, seq)
+        if state == "never":
+            self._violated(link, "an API call for a hook that does not run", now_ns)
+            return None
+        if request is None or not self._pool.is_open(call := request.call):
+            link.strays += 1
+            if link.strays > STRAYS_MAX:
+                self._violated(link, "no end of API calls for a call that was answered", now_ns)
+            return None
+        running = self._running.get(call)
+        if running is None:
+            if not link.has_begun(seq):
+                self._violated(link, "an API call for a hook that it has not begun", now_ns)
+                return None
+            running = self._running[call] = Running(request.plugin, request.user_id, now_ns, request.deadline_ns)
+            if link.spec.network_allow and not request.own:  # a canary is nobody who shares the requests
+                self._window(link.spec).present(request.user_id, now_ns)
+        return running, request
+
     def give_up(self, link: WorkerLink, message: inner.ApiCancel, now_ns: int) -> None:
         """Ends a call that its hook waits for no longer: at the gateway, or at the host. One that was answered
         meanwhile, or whose hook was, needs no end."""
-        self._pace(link, now_ns)
+        self._pace(link, now_ns, 1)
         _, request = self._pool.on_link(link.worker, message.seq)
         if request is None:
             return
@@ -210,20 +189,20 @@ class ApiCalls:
         if asked is not None:
             self._abandon(asked, "cancelled", "the hook waits for this call no longer")
 
-    def _pace(self, link: WorkerLink, now_ns: int) -> None:
-        """Counts one API call, refused or not, honest or not. Above its rate the plugin's links are not read until it
-        is kept again: the calls wait there, and what waits behind them is the plugin's own."""
+    def _pace(self, link: WorkerLink, now_ns: int, count: int) -> None:
+        """Counts API calls and effects, refused or not, honest or not. Above its rate the plugin's links are not read
+        until it is kept again: the calls wait there, and what waits behind them is the plugin's own."""
         plugin = link.spec.id
         pace = self._paces.get(plugin)
         if pace is None:
             pace = self._paces[plugin] = Pace(self.calls_per_second, CALLS_MAX, now_ns)
         pace.rate = self.calls_per_second
-        wait_ns = pace.take(now_ns)
+        wait_ns = pace.take(now_ns, count)
         if wait_ns:
             link.paced = True
             self._overhead.reading.defer(plugin, now_ns + wait_ns, now_ns)
 
-    def _decide(self, asked: _Asked, running: _Running, message: inner.ApiCall, deadline_ns: int) -> None:
+    def _decide(self, asked: Asked, running: Running, message: inner.ApiCall, deadline_ns: int) -> None:
         method, now_ns = message.method, asked.begun_ns
         known = methods.METHODS.get(method)
         if known is None:
@@ -233,9 +212,9 @@ class ApiCalls:
         if len(message.params) > inner.API_PARAMS_BYTES_MAX:
             self._refuse(asked, "too_large", f"a call's parameters have at most {inner.API_PARAMS_BYTES_MAX} bytes")
             return
-        if running.calls > CALLS_MAX or len(running.open) > IN_FLIGHT_MAX or running.bytes > BYTES_MAX:
+        if running.calls > CALLS_MAX or len(running.open) > API_AT_ONCE or running.bytes > BYTES_MAX:
             self._refuse(asked, "too_many_calls", f"one invocation makes at most {CALLS_MAX} API calls, "
-                                                  f"{IN_FLIGHT_MAX} at once, with {BYTES_MAX} bytes in all")
+                                                  f"{API_AT_ONCE} at once, with {BYTES_MAX} bytes in all")
             return
         params = bytes(message.params)
         if known.route == "gateway":  # those of the others are looked through here (``wire.values.check_in_loop``)
@@ -251,7 +230,7 @@ class ApiCalls:
         if not self._audit.admits(now_ns):
             self._refuse(asked, "audit_unavailable", self._audit.reason)
             return
-        spec = self._spec(asked)
+        spec = self._spec(asked.plugin, asked.link)
         request: methods.HostMethod | None = None
         if known.route == "host":  # its permission depends on its content, whose own parameters are not decoded
             try:
@@ -271,13 +250,10 @@ class ApiCalls:
         else:  # decoded by the gateway alone: what a call's parameters cost, the loop must not pay
             self._call_gateway(asked, known, spec, message, deadline_ns)
 
-    def _effect(self, asked: _Asked, running: _Running, params: bytes) -> None:
-        """Collects an effect. What was tried counts, taken or not, before it is decoded."""
-        running.effect_bytes += len(params)
-        if running.effect_bytes > EFFECT_BYTES_TRIED_MAX:
-            self._refuse(asked, "effect_limit", f"one invocation tries {EFFECT_BYTES_TRIED_MAX} bytes of effects")
-            return
+    def _effect(self, asked: Asked, running: Running, params: bytes) -> None:
+        """Collects an effect that came as an API call. What was tried counts, taken or not, before it is decoded."""
         try:
+            running.effects.tally.tried(len(params))
             request = cast("methods.RenderWidget | methods.Emit", methods.decode(asked.method, params))
             running.effects.add(asked.plugin, request, self.components)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, ValueError) as error:
@@ -287,13 +263,13 @@ class ApiCalls:
         else:
             self._done(asked, bytes(inner.NIL), {})
 
-    def _spec(self, asked: _Asked) -> PluginSpec:
+    def _spec(self, plugin: str, link: WorkerLink) -> PluginSpec:
         """The grants in force: as they are now for the code that runs, so that a revocation counts at once."""
-        now = self._pool.spec(asked.plugin)
-        spec = asked.link.spec
+        now = self._pool.spec(plugin)
+        spec = link.spec
         return now if now is not None and now.digest == spec.digest else spec
 
-    def _call_gateway(self, asked: _Asked, known: methods.Method, spec: PluginSpec, message: inner.ApiCall,
+    def _call_gateway(self, asked: Asked, known: methods.Method, spec: PluginSpec, message: inner.ApiCall,
                       deadline_ns: int) -> None:
         if known.rate == "network":
             retry_ms, why = self._rate(asked, spec)
@@ -310,7 +286,7 @@ class ApiCalls:
         else:
             self._refuse(asked, known.away, "the gateway is being started")
 
-    def _time_of(self, asked: _Asked, deadline_ns: int) -> int:
+    def _time_of(self, asked: Asked, deadline_ns: int) -> int:
         """How many nanoseconds the gateway or the host may take for the call. ``expire`` answers it afterwards."""
         left_ns = deadline_ns - asked.begun_ns
         self.duty.due_ns = min(self.duty.due_ns, self._running[asked.call].last_word_ns)
@@ -339,7 +315,7 @@ class ApiCalls:
         window.resize(limit)
         return window
 
-    def _rate(self, asked: _Asked, spec: PluginSpec) -> tuple[int, str]:
+    def _rate(self, asked: Asked, spec: PluginSpec) -> tuple[int, str]:
         """Counts one request. Returns how many milliseconds to wait, 0 if it may be made now, and why."""
         wait_ns, is_users = self._window(spec).take(asked.user_id, time.monotonic_ns())
         if not wait_ns:
@@ -349,7 +325,7 @@ class ApiCalls:
             self._metrics.inc("user_limited_total", (asked.plugin, "network"))
         return -(-wait_ns // MS_NS), USERS_SHARE if is_users else "too many requests a minute"
 
-    def _call_host(self, asked: _Asked, request: methods.HostMethod, deadline_ns: int) -> None:
+    def _call_host(self, asked: Asked, request: methods.HostMethod, deadline_ns: int) -> None:
         def answered(result: bytes, code: str, message: str) -> None:
             if code:
                 self._refuse(asked, code, message)
@@ -362,7 +338,7 @@ class ApiCalls:
             self.duty.due_ns = min(self.duty.due_ns, due_ns)
 
     # ------------------------------------------------------------------ answers
-    def _done(self, asked: _Asked, value: bytes, facts: dict[str, Any], *, recorded: bool = False) -> None:
+    def _done(self, asked: Asked, value: bytes, facts: dict[str, Any], *, recorded: bool = False) -> None:
         """The call has its result. ``recorded``: its event comes by way of the outbox."""
         running = self._running.get(asked.call)
         if running is not None:
@@ -376,17 +352,14 @@ class ApiCalls:
             self._record(asked, event_of(asked.method), "success", facts)
         self._send(asked.link, inner.ApiReply(asked.api_id, True, msgspec.Raw(value)))
 
-    def _refuse(self, asked: _Asked, code: str, message: str, retry_after_ms: int = 0, *, event: str = "",
+    def _refuse(self, asked: Asked, code: str, message: str, retry_after_ms: int = 0, *, event: str = "",
                 result: str = "failure", permission: str = "") -> None:
         """The call has failed, or was refused, with one of the API's codes."""
         self._close(asked, code)
         running = self._running.get(asked.call)
-        if running is not None:
-            count = running.refusals[asked.method] = running.refusals.get(asked.method, 0) + 1
-            if count > REFUSALS_RECORDED:
-                running.unrecorded.setdefault(asked.method, Counter())[code] += 1
-                self._answer(asked.link, asked.api_id, code, message, retry_after_ms)
-                return
+        if running is not None and not running.refuse(asked.method, code):
+            self._answer(asked.link, asked.api_id, code, message, retry_after_ms)
+            return
         facts: dict[str, Any] = {"code": code}
         if result == "denied":
             facts["reason"] = message[:200]
@@ -397,7 +370,7 @@ class ApiCalls:
         self._record(asked, event or event_of(asked.method), result, facts)
         self._answer(asked.link, asked.api_id, code, message, retry_after_ms)
 
-    def _close(self, asked: _Asked, outcome: str) -> None:
+    def _close(self, asked: Asked, outcome: str) -> None:
         """Forgets and counts it."""
         self._asked.pop(asked.number, None)
         running = self._running.get(asked.call)
@@ -410,7 +383,7 @@ class ApiCalls:
             self._metrics.observe("api_call_duration_seconds", (asked.method,),
                                   (time.monotonic_ns() - asked.begun_ns) / 1e9)
 
-    def _record(self, asked: _Asked, event: str, result: str, facts: dict[str, Any]) -> None:
+    def _record(self, asked: Asked, event: str, result: str, facts: dict[str, Any]) -> None:
         facts["durationMs"] = round((time.monotonic_ns() - asked.begun_ns) / 1e6, 3)
         self._audit.event(event, asked.user_id, asked.plugin, asked.action, result, facts)
 
@@ -465,7 +438,7 @@ class ApiCalls:
         else:
             self._refuse(asked, code, text)
 
-    def _failed_late(self, asked: _Asked, code: str) -> None:
+    def _failed_late(self, asked: Asked, code: str) -> None:
         """A write failed whose invocation had ended before: only its record was still open."""
         self._asked.pop(asked.number, None)
         self._record(asked, event_of(asked.method), "failure", {"code": code})
@@ -473,7 +446,7 @@ class ApiCalls:
     def _gateway_hops(self, message: messages.Hop) -> None:
         asked = self._asked.get(message.id)
         if asked is not None and not asked.is_over:
-            self._tell(messages.Pass(asked.number, self._rate(asked, self._spec(asked))[0]))
+            self._tell(messages.Pass(asked.number, self._rate(asked, self._spec(asked.plugin, asked.link))[0]))
 
     def _outgoing(self, written: messages.Written) -> None:
         """A write is committed in the platform's database; once it is so in the ledger, it may leave the outbox."""
@@ -521,7 +494,7 @@ class ApiCalls:
             self._abandon(asked, "cancelled", "the invocation has ended")
         return running.effects.items
 
-    def _abandon(self, asked: _Asked, code: str, message: str) -> None:
+    def _abandon(self, asked: Asked, code: str, message: str) -> None:
         """Answers a call that the gateway or a host still works on, and has the work stopped."""
         if asked.host_call:
             was_asked = self._hosts.forget(asked.host_call, is_late=code == "deadline_exceeded")

@@ -54,6 +54,7 @@ class Supervisor:
         """Serves ``spec`` from now on."""
         self.workers.overhead.tune(spec, time.monotonic_ns())
         self.step(ev.PluginSet(spec), time.monotonic_ns())
+        self.workers.grant(spec)
         self._gauges.add(spec.id)
 
     def remove_plugin(self, plugin: str) -> None:

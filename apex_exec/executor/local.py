@@ -204,6 +204,7 @@ class LocalExecutor(Executor):
             self.kill_link(link)
             return False
         link.worker, link.spec, link.started_ns, link.kind = worker, spec, now_ns, kind
+        link.granted = spec.permissions
         self._claim(link)
         kind.forked(link)
         kind.booted(link)
@@ -223,9 +224,21 @@ class LocalExecutor(Executor):
             link.half_close()
             return
         link.shared = mode == "serve" and spec.limits.concurrency > 1
+        api = self.neighbours.api
         self.reply(link, inner.Load(spec.id, spec.version, spec.entrypoint, files, sha256,
                                     spec.limits.memory_mb * 1024 * 1024, mode,
-                                    self._fresh_realm or spec.isolation == "call", link.shared))
+                                    self._fresh_realm or spec.isolation == "call", link.shared,
+                                    [] if api is None else list(link.granted),
+                                    [] if api is None else sorted(api.components)))
+
+    def grant(self, spec: PluginSpec) -> None:
+        """Tells workers that run this very code of ``spec`` which permissions it has now, if that has changed."""
+        for link in self._links.values():
+            held = link.spec
+            if held.id == spec.id and held.digest == spec.digest and link.granted != spec.permissions:
+                link.granted = spec.permissions
+                if link.booted and link.kind.serves:
+                    self.reply(link, inner.Grants(list(spec.permissions)))
 
     # ------------------------------------------------------------------ sending
     def send(self, action: act.SendCall, now_ns: int) -> None:

@@ -126,6 +126,9 @@ class ApiCalls(Protocol):
     def handle(self, link: WorkerLink, message: inner.ApiCall, now_ns: int) -> None:
         """Takes one API call. Its ApiReply goes out by ``LocalExecutor.reply``, at once or later."""
 
+    def effects(self, link: WorkerLink, message: inner.Effects, now_ns: int) -> None:
+        """Decides on effects. One that is refused here, and was not in place, goes into ``link.refused``."""
+
     def give_up(self, link: WorkerLink, message: inner.ApiCancel, now_ns: int) -> None:
         """Ends an API call that its hook waits for no longer, unless it has been answered."""
 

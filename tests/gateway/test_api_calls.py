@@ -336,19 +336,24 @@ def test_a_hook_can_still_answer_when_a_call_took_all_its_time(client: Client) -
     raise AssertionError("no hook had the time to answer")
 
 
-def test_a_call_that_cannot_be_recorded_is_not_made(daemon: Daemon, client: Client) -> None:
+def test_an_effect_that_cannot_be_recorded_fails_its_hook(daemon: Daemon, client: Client) -> None:
     client.invoke("sleeper", "onActionExecute", A, {"action": "x", "context": {}})  # a warm worker
     ledger = ledger_of(daemon)
     ledger.suspend()
     try:
         pending = client.start(protocol.invoke("sleeper", "onActionExecute", A, {"action": "x", "context": {}}, 5000,
                                                None))
+        run(client, "caller")  # whose record waits for the ledger
         time.sleep(2.0)
     finally:
         ledger.resume()
-    reply = client.wait(pending, 5000)
-    assert reply["result"]["result"] == [None, "audit_unavailable"]
-    assert [one["event"] for one in reply["effects"]] == ["sleeper/tick"]
+    with pytest.raises(CallError) as failed:
+        client.wait(pending, 5000)
+    assert failed.value.code == "PLUGIN_ERROR" and "effects" not in failed.value.reply
+    assert failed.value.reply["details"]["apiCode"] == "audit_unavailable"
+    mine = lambda: [row[4].get("code") for row in records(daemon, "sleeper", "plugin.api")]  # noqa: E731 - one expression, for this test alone
+    wait_for(lambda: len(mine()) == 4, 5)
+    assert mine() == [None, None, "audit_unavailable", "audit_unavailable"], "refused, and on record once that can be"
 
 
 def test_the_gateways_death_fails_its_calls_and_nothing_else(daemon: Daemon, client: Client) -> None:

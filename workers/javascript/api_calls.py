@@ -11,14 +11,14 @@ from typing import Any
 
 import msgspec
 
-from workers import wire
+from workers import contract, wire
+from workers.effect_rules import EffectRefused
 from workers.javascript.values import from_json, to_json
 from workers.runtime.failures import text_of
 from workers.runtime.interface import Host
 from workers.runtime.values import NotAValue
 
-AT_ONCE = 8
-"""What the supervisor takes at once of one invocation; more wait here."""
+AT_ONCE = contract.API_AT_ONCE
 WAIT_MS_MAX = 3_600_000.0
 """The longest wait for a timer in one piece: far beyond any deadline."""
 
@@ -27,13 +27,14 @@ API_CALL = '{"k":"a","number":'
 
 _encode = msgspec.msgpack.Encoder().encode
 _json = msgspec.json.Encoder().encode
-_NUMBERS = re.compile(r'\{"k":"a","number":(\d+),(?:"seq":(\d+),)?')
+_HEAD = re.compile(r'\{"k":"a","number":(\d+),(?:"seq":(\d+),)?(?:"method":"([a-zA-Z.]+)")?')
 
 
-def refused_number(text: str) -> tuple[int, float]:
-    """Reads (call, or -1; number in the engine) of a message whose parameters are nested too deeply to be read."""
-    match = _NUMBERS.match(text)
-    return (int(match[2] or -1), float(match[1])) if match else (-1, 0.0)
+def refused_call(text: str) -> tuple[int, float, str]:
+    """Reads (call, or -1; number in the engine; method) of a message whose parameters are nested too deeply to be
+    read."""
+    match = _HEAD.match(text)
+    return (int(match[2] or -1), float(match[1]), match[3] or "") if match else (-1, 0.0, "")
 
 
 class ApiCalls:
@@ -51,12 +52,16 @@ class ApiCalls:
         """The calls that wait for their turn."""
 
     def ask(self, message: dict[str, Any], text: str, is_odd: bool) -> None:
-        """Sends a call that the hook has made, or lets it wait for its turn."""
+        """Sends a call that the hook has made, or lets it wait for its turn. An effect is noted, and settled at
+        once."""
         number, method = float(message["number"]), message["method"]
+        if method in contract.EFFECTS:
+            self._make(number, method, message, text, is_odd)
+            return
         try:
             raw = _encode(from_json(message.get("params"), text, is_odd))
         except NotAValue as error:
-            self.refuse_number(number, error)
+            self.refuse_number(number, method, error)
             return
         except (TypeError, ValueError, OverflowError, RecursionError) as error:
             self._reject(number, "invalid_params", text_of(error))
@@ -67,6 +72,23 @@ class ApiCalls:
             self._send(number, method, raw)
         else:
             self.queue.append((number, method, raw))
+
+    def _make(self, number: float, method: str, message: dict[str, Any], text: str, is_odd: bool) -> None:
+        try:
+            params = from_json(message.get("params"), text, is_odd)
+        except NotAValue as error:
+            self.refuse_number(number, method, error)
+            return
+        try:
+            self._host.effects.make(self._seq, method, params)
+        except EffectRefused as refused:
+            self._reject(number, refused.code, text_of(refused))
+        else:
+            self._settle(number, True, "null", False)
+
+    def tried(self, method: str) -> None:
+        """Notes an effect that was refused because a value in it cannot be carried."""
+        self._host.effects.refused(self._seq, method, "invalid_output")
 
     def cancel(self, number: float) -> None:
         """Ends a call for which the hook waits no longer; if it has not been sent, it never is."""
@@ -81,10 +103,13 @@ class ApiCalls:
 
     def refuse(self, text: str, error: NotAValue) -> None:
         """Rejects the promise of the API call ``text``, whose parameters cannot be carried: ``error`` says why."""
-        self.refuse_number(refused_number(text)[1], error)
+        _, number, method = refused_call(text)
+        self.refuse_number(number, method, error)
 
-    def refuse_number(self, number: float, error: NotAValue) -> None:
+    def refuse_number(self, number: float, method: str, error: NotAValue) -> None:
         """The same, where the call's number in the engine is known."""
+        if method in contract.EFFECTS:
+            self.tried(method)
         self._reject(number, "invalid_output", f"{error.path[:200]}: {text_of(error)}")
 
     def wait(self, ms: float) -> None:

@@ -505,6 +505,8 @@ class JavaScript:
                 calls = ApiCalls(self._host, seq, realm.settle, realm.fire)
             if kind == "a":
                 calls.ask(message, text, is_odd)
+            elif kind == "t":
+                calls.tried(message["method"])
             elif kind == "c":
                 calls.cancel(float(message["number"]))
             elif kind == "w":

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from workers import wire
-from workers.javascript.api_calls import ApiCalls, refused_number
+from workers.javascript.api_calls import ApiCalls, refused_call
 from workers.javascript.values import read
 from workers.runtime.interface import BadPayload, Host, Thrown
 from workers.runtime.values import NotAValue
@@ -138,6 +138,8 @@ class SharedCalls:
             self._begin(message)
         elif type(message) is wire.ApiReply:
             self._reply(message)
+        elif type(message) is wire.Grants:
+            self._host.effects.grant(message)
         elif type(message) is wire.Recall:
             self._link.recalled.difference_update(message.seqs)  # all of them stood before it
 
@@ -199,6 +201,9 @@ class SharedCalls:
             elif kind == "c":
                 if (one := self._open.get(message["seq"])) is not None:
                     one.api.cancel(float(message["number"]))
+            elif kind == "t":
+                if (one := self._open.get(message["seq"])) is not None:
+                    one.api.tried(message["method"])
             elif kind == "w":
                 return float(message["ms"]), int(message["seq"]) if "seq" in message else NOBODY
             elif kind == "g":
@@ -231,14 +236,14 @@ class SharedCalls:
 
     def _refuse(self, text: str, error: NotAValue) -> None:
         """A message is nested too deeply to be read: the parameters of an API call, or a hook's value."""
-        seq, number = refused_number(text)
+        seq, number, method = refused_call(text)
         if seq == NOBODY:
             if (one := self._open.get(int(self._runtime.realm.whose()))) is not None:
                 self._leave(one)
                 del self._open[one.seq]
                 self._host.failed(one.seq, error, one.cpu_ns)
         elif (one := self._open.get(seq)) is not None:
-            self._step(seq, one.api.refuse_number, number, error)
+            self._step(seq, one.api.refuse_number, number, method, error)
 
     # ------------------------------------------------------------------ one call
     def _begin(self, call: wire.Call) -> None:

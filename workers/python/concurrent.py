@@ -18,11 +18,8 @@ from typing import Any, Protocol
 
 import msgspec
 
-from workers import sdk, wire
+from workers import contract, sdk, wire
 from workers.runtime.interface import Host
-
-API_AT_ONCE = 8
-"""API calls of one call that the supervisor takes at once; more wait here."""
 
 _call: contextvars.ContextVar[int] = contextvars.ContextVar("apex_call", default=-1)
 _cpu_ns = time.thread_time_ns
@@ -51,6 +48,9 @@ class Plugin(Protocol):
 
     def exchange(self, seq: int, method: str, params: dict[str, Any]) -> Any:
         """One API call: sent, and its answer waited for. Raises ApiError."""
+
+    def effect(self, seq: int, method: str, params: dict[str, Any]) -> None:
+        """Notes an effect, which the answer to call ``seq`` takes along. Raises ApiError."""
 
 
 class _Metered:
@@ -173,6 +173,8 @@ class Concurrent:
                 self._cancel(message.seq)
             elif kind is wire.Ping:
                 send(wire.Pong(message.nonce))
+            elif kind is wire.Grants:
+                self._host.effects.grant(message)
             elif kind is wire.Recall:
                 waiting = {call.seq for call in self._pending}
                 self._link.recalled.difference_update(message.seqs)
@@ -287,16 +289,16 @@ class Concurrent:
 
         asked = _Asked(self._loop.create_future(), method, self._python.encoded(method, params), self._python.read,
                        give_up)
-        if running.open < API_AT_ONCE:
+        if running.open < contract.API_AT_ONCE:
             self._send(seq, running, asked)
         else:
             running.waiting.append(asked)
         return asked
 
     def _send(self, seq: int, running: _Running, asked: _Asked) -> None:
+        running.open += 1
         host = self._host
         host.api_id += 1
-        running.open += 1
         asked.api_id = host.api_id
         self._asked[host.api_id] = running, asked
         host.send(wire.ApiCall(seq, host.api_id, asked.method, msgspec.Raw(asked.raw)))
@@ -326,3 +328,9 @@ class Concurrent:
         if seq not in self._running:
             raise sdk.ApiError("cancelled", "the call that this context belongs to is over", method=method)
         return self._python.exchange(seq, method, params)
+
+    def effect(self, seq: int, method: str, params: dict[str, Any]) -> None:
+        """An effect of any hook, which its answer takes along. Raises ApiError."""
+        if seq not in self._running:
+            raise sdk.ApiError("cancelled", "the call that this context belongs to is over", method=method)
+        self._python.effect(seq, method, params)

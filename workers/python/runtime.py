@@ -18,6 +18,7 @@ from typing import Any
 import msgspec
 
 from workers import contract, sdk, wire
+from workers.effect_rules import EffectRefused
 from workers.python.concurrent import Concurrent
 from workers.python.loader import load
 from workers.python.pending import Calls
@@ -25,7 +26,7 @@ from workers.python.preload import preload
 from workers.runtime.failures import text_of
 from workers.runtime.interface import BadPayload, Declared, Host
 from workers.runtime.output import LogHandler
-from workers.runtime.values import NotAValue, check_value, is_plain
+from workers.runtime.values import NotAValue, encoded
 
 LEFTOVER_SECONDS_MAX = 0.01
 """How long tasks that a call left behind may take to be cancelled, before the next call begins."""
@@ -125,16 +126,17 @@ class Python:
         return function()
 
     def _context(self, call: wire.Call, hook: Hook) -> sdk.HookContext:
+        seq = call.seq
         if self._concurrent is not None:
             if hook.is_async:
-                api: sdk.Api = sdk.ConcurrentApi(self._concurrent.ask, call.seq)
+                api: sdk.Api = sdk.ConcurrentApi(self._concurrent.ask, seq, self._concurrent.effect)
             else:
-                api = sdk.Api(self._concurrent.ask_alone, call.seq, is_async=False)
+                api = sdk.Api(self._concurrent.ask_alone, seq, False, self._concurrent.effect)
         elif hook.is_async and self._loop is not None:
-            self._calls = Calls(self._host, self._loop, call.seq, self.encoded, self.read)
-            api = sdk.Api(self._ask, call.seq, True, self._calls.begin)
+            self._calls = Calls(self._host, self._loop, seq, self.encoded, self.read)
+            api = sdk.Api(self._ask, seq, True, self._effect, self._calls.begin)
         else:
-            api = sdk.Api(self._ask, call.seq, hook.is_async)
+            api = sdk.Api(self._ask, seq, hook.is_async, self._effect)
         return sdk.HookContext(call.user_id, self._plugin, call.hook, call.deadline_ns, api, self._log)
 
     def _finish(self, coroutine: Any) -> Any:
@@ -167,22 +169,25 @@ class Python:
         except BaseException:  # noqa: BLE001 - a leftover's SystemExit is nobody's answer
             return
 
-    @staticmethod
-    def _carried(params: dict[str, Any]) -> bytes:
-        """``params`` encoded, nothing in them changed. Raises NotAValue, RecursionError."""
-        if not is_plain(params):
-            check_value(params)
-        try:
-            return _encode(params)
-        except (TypeError, ValueError, OverflowError) as error:
-            check_value(params)
-            raise NotAValue("$", text_of(error)) from None
-
     def _ask(self, seq: int, method: str, params: dict[str, Any]) -> Any:
         """One API call of a worker that runs one call after the other. Raises ApiError."""
         if seq != self._host.seq:
             raise sdk.ApiError("cancelled", "the call that this context belongs to is over", method=method)
         return self.exchange(seq, method, params)
+
+    def _effect(self, seq: int, method: str, params: dict[str, Any]) -> None:
+        """Notes an effect of the hook that runs. Raises ApiError."""
+        if seq != self._host.seq:
+            raise sdk.ApiError("cancelled", "the call that this context belongs to is over", method=method)
+        self.effect(seq, method, params)
+
+    def effect(self, seq: int, method: str, params: dict[str, Any]) -> None:
+        """Notes an effect, which the answer to call ``seq`` takes along. Raises ApiError."""
+        try:
+            self._host.effects.make(seq, method, params)
+        except EffectRefused as refused:
+            kind = _API_ERRORS.get(refused.code, sdk.ApiError)
+            raise kind(refused.code, text_of(refused), method=method) from None
 
     def exchange(self, seq: int, method: str, params: dict[str, Any]) -> Any:
         """One API call: sent, and its answer waited for; what arrives meanwhile keeps its order. Raises ApiError."""
@@ -206,7 +211,7 @@ class Python:
     def encoded(self, method: str, params: dict[str, Any]) -> bytes:
         """The parameters of an API call as they travel. Raises ApiError."""
         try:
-            raw = self._carried(params) if method in contract.CARRIED else _encode(params)
+            raw = encoded(params) if method in contract.CARRIED else _encode(params)
         except NotAValue as error:
             raise sdk.InvalidOutput("invalid_output", f"{error.path[:200]}: {text_of(error)}", method=method) from None
         except (TypeError, ValueError, OverflowError, RecursionError) as error:

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
 from workers import wire
+from workers.runtime.effects import Effects
 from workers.runtime.link import Link
 
 
@@ -74,8 +75,10 @@ class Host(Protocol):
     is, and in the handler of a signal, whose code that has interrupted."""
     api_id: int
     """The number of the latest API call on this link."""
+    effects: Effects
+    """What the calls have asked the platform to do, until their answers take it along."""
     send: Callable[[Any], None]
-    """Writes one message in full."""
+    """Writes one message in full; before an API call, the effects that its hook has made so far."""
     next: Callable[[], Any]
     """Returns the next message; None at the link's end. Blocks."""
     within: Callable[[float], Any]

@@ -6,6 +6,7 @@ marks, one encoding of the whole answer, one write (`python -m benchmarks profil
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import sys
@@ -18,6 +19,7 @@ import msgspec
 
 from workers import sdk, wire
 from workers.jail import Child, ready_for_plugin
+from workers.runtime.effects import Effects
 from workers.runtime.failures import name_of, raised, text_of, thrown, trace_of, unsendable
 from workers.runtime.interface import BadPayload, Declared, Languages, Runtime, Thrown
 from workers.runtime.link import Link
@@ -50,7 +52,9 @@ class Worker:
         self.has_folder = child.scratch is not None
         self.seq = -1
         self.api_id = 0
-        self.send: Callable[[Any], None] = self.link.send
+        self.effects = Effects()
+        self._tried = self.effects.open
+        self.send: Callable[[Any], None] = self._send
         self.next: Callable[[], Any] = self.link.next
         self.within: Callable[[float], Any] = self.link.within
         self.put_back: Callable[[deque[Any]], None] = self.link.put_back
@@ -73,6 +77,7 @@ class Worker:
         message = self.link.next()
         if type(message) is not wire.Load:
             return 0
+        self.effects.load(message)
         is_concurrent = message.concurrent and message.mode == "serve"
         if is_concurrent:
             self._outlet = SharedOutlet(self.link.send, self._whose)
@@ -149,6 +154,8 @@ class Worker:
                 link.send(wire.Pong(call.nonce))
             elif type(call) is wire.Recall:
                 recalled.difference_update(call.seqs)  # all of them stood before it
+            elif type(call) is wire.Grants:
+                self.effects.grant(call)
             elif type(call) is wire.Cancel and call.nonce:  # of a language without ``serve``: it is over
                 link.send(wire.Pong(call.nonce))
 
@@ -159,14 +166,31 @@ class Worker:
         begun_ns = time.thread_time_ns()  # not the process's: under RLIMIT_CPU the kernel reads that one by ticks
         try:
             value = self._run(call)
-            body = self._encoded(seq, value, time.thread_time_ns() - begun_ns)
+            answer = frame(self._encoded(seq, value, time.thread_time_ns() - begun_ns))
+            if self._tried:
+                answer = self.effects.ended(seq) + answer
         except BaseException as error:
-            body = self._failure(seq, error, time.thread_time_ns() - begun_ns)
+            answer = self._failed(seq, error, time.thread_time_ns() - begun_ns)
         self._outlet.close(seq)
         self.seq = -1
         if not self._reserve:
             self._refill()
-        return frame(body)
+        return answer
+
+    def _failed(self, seq: int, error: BaseException, cpu_ns: int) -> bytes:
+        """The framed answer to a call that failed, after what it has tried."""
+        answer = frame(self._failure(seq, error, cpu_ns))
+        if self._tried:
+            with contextlib.suppress(MemoryError):
+                return self.effects.ended(seq) + answer
+        return answer
+
+    def _send(self, message: Any) -> None:
+        """Writes one message, and before an API call the effects that its hook has made so far."""
+        if type(message) is wire.ApiCall and (tried := self.effects.called(message.seq)):
+            self.link.write(tried + frame(_encode(message)))
+        else:
+            self.link.send(message)
 
     def _failure(self, seq: int, error: BaseException, cpu_ns: int) -> bytes:
         """The answer to a call whose hook, payload or value is not as it should be."""
@@ -201,22 +225,25 @@ class Worker:
     def answer(self, seq: int, value: Any, cpu_ns: int) -> None:
         """Answers a call with what its hook returned."""
         try:
-            body = self._encoded(seq, value, cpu_ns)
+            answer = frame(self._encoded(seq, value, cpu_ns))
+            if self._tried:
+                answer = self.effects.ended(seq) + answer
         except BaseException as error:
-            body = self._failure(seq, error, cpu_ns)
-        self._over(seq, body)
+            answer = self._failed(seq, error, cpu_ns)
+        self._over(seq, answer)
 
     def failed(self, seq: int, error: BaseException, cpu_ns: int) -> None:
         """Answers a call with what its hook raised."""
-        self._over(seq, self._failure(seq, error, cpu_ns))
+        self._over(seq, self._failed(seq, error, cpu_ns))
 
     def ended(self, seq: int, cpu_ns: int) -> None:
         """Answers a call that was cancelled."""
-        self._over(seq, _encode(wire.Ended(seq, cpu_ns)))
+        answer = frame(_encode(wire.Ended(seq, cpu_ns)))
+        self._over(seq, self.effects.ended(seq) + answer if self._tried else answer)
 
-    def _over(self, seq: int, body: bytes) -> None:
+    def _over(self, seq: int, answer: bytes) -> None:
         self._outlet.close(seq)
-        self.link.write(frame(body))
+        self.link.write(answer)
         if not self._reserve:
             self._refill()
 

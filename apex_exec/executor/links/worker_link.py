@@ -16,6 +16,8 @@ from workers import wire as inner
 from workers.wire import FRAME_BYTES_MAX, WORKER_FRAME_BYTES_MAX
 from workers.zmtp import READ_BYTES, Zmtp, ZmtpError, encode
 
+Refused = tuple[str, str, str]
+"""An effect that was refused: code, method, message."""
 UNCLAIMED = PluginSpec("", "", "", "", ())
 """The placeholder spec of a worker that no plugin has claimed yet. Nothing depends on its identity: what a worker is
 for is said by the link's ``kind``."""
@@ -64,6 +66,8 @@ class WorkerLink:
         self.lines = 0  # of output since the last answer
         self.strays = 0  # API calls in the name of an earlier call since the last answer
         self.user_id = ""  # of the latest call
+        self.refused: dict[int, Refused] = {}  # by seq: an effect of a hook that does not know of its refusal
+        self.granted = spec.permissions  # what the worker was told, or will be when it loads
         self.shared = False  # it runs several calls at once
         self.interrupts = 0  # signals of probes that it has not answered
         # CPU time

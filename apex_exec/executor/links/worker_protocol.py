@@ -16,7 +16,7 @@ import msgspec
 from apex_exec.core import events as ev
 from apex_exec.executor.links.overhead import ORDINARY_NS
 from apex_exec.executor.links.start_health import StartHealth
-from apex_exec.executor.links.worker_link import Handlers, WorkerLink
+from apex_exec.executor.links.worker_link import Handlers, Refused, WorkerLink
 from apex_exec.executor.outcome import at_place, raised_code
 from apex_exec.executor.ports import Neighbours
 from apex_exec.sandbox.plan import LAYERS
@@ -35,6 +35,8 @@ NOT_SHARED = "a worker that runs one call after the other says what only one tha
 DECLARES_TOO_MUCH = "it declares more than any plugin has"
 LINES_PER_CALL_MAX = 1000
 """Lines of output from one call. An honest worker stops at 200, so more is a violation."""
+NO_GATEWAY = ("permission_denied", "", "this daemon has no gateway")
+"""Why no effect is taken without a gateway: fail closed."""
 FRAME = "\n    at "
 """A line of output that holds this has a stack of JavaScript in it, whose places are looked up in the source map."""
 CODES: Mapping[type, str] = {inner.Reply: "", inner.BadOutput: "INVALID_OUTPUT", inner.Skipped: "skipped",
@@ -58,6 +60,7 @@ class WorkerProtocol:
             **self.of_others, inner.Reply: self._answered, inner.Raised: self._answered,
             inner.BadOutput: self._answered, inner.BadInput: self._answered, inner.Skipped: self._answered,
             inner.Ended: self._ended, inner.ApiCall: self._api_call, inner.ApiCancel: self._api_cancel,
+            inner.Effects: self._effects,
             inner.Pong: self._pong, inner.Blocked: self._blocked})
         self._neighbours = neighbours
         self._step = neighbours.step
@@ -84,6 +87,8 @@ class WorkerProtocol:
         if link.shared and not link.has_begun(seq):
             raise ZmtpError("an answer to a call that it has not begun")
         link.ordinary_ns += ORDINARY_NS
+        if link.refused:
+            message = failed_by_effect(message, link.refused.pop(seq, None))
         code = CODES.get(type(message))
         if code is None:
             code = self._code_of(link.worker, message)
@@ -126,6 +131,14 @@ class WorkerProtocol:
         else:  # fail closed: without a gateway no permission is granted
             self._reply(link, inner.ApiReply(message.api_id, False, inner.NIL, "permission_denied",
                                              "this daemon has no gateway"))
+
+    def _effects(self, link: WorkerLink, message: inner.Effects, now_ns: int) -> None:
+        """Of a worker that has just died, too: its answer, which comes next, counts."""
+        api = self._neighbours.api
+        if api is not None:
+            api.effects(link, message, now_ns)
+        elif self._neighbours.on_link(link.worker, message.seq)[1] is not None:
+            link.refused[message.seq] = NO_GATEWAY
 
     def _api_cancel(self, link: WorkerLink, message: inner.ApiCancel, now_ns: int) -> None:
         api = self._neighbours.api
@@ -177,6 +190,18 @@ class WorkerProtocol:
                 self._metrics.set("sandbox_layer_active", (message.layer,), 0.0)
             self._health.bad(link.failure, now_ns)
         link.kind.failed(link, message, now_ns)
+
+
+def failed_by_effect(message: Any, refused: Refused | None) -> Any:
+    """``message``, a hook's answer; if the hook succeeded and an effect of it was ``refused``, that the hook failed."""
+    if refused is None or type(message) is not inner.Reply:
+        return message
+    code, method, text = refused
+    if code == "invalid_output":
+        path, _, why = text.partition(": ")
+        return inner.BadOutput(message.seq, path if why else "$", why or text, message.cpu_ns)
+    name = "PermissionDenied" if code == "permission_denied" else "ApiError"
+    return inner.Raised(message.seq, name, text, "", message.cpu_ns, code, method)
 
 
 def failure_text(message: inner.Failed) -> str:

@@ -473,6 +473,7 @@
       let text;
       try { text = encoded({ __proto__: null, k: "a", number, seq: owner.seq, method, params }, params) } catch (error) {
         if (!(error instanceof NotAValue)) { reject(error); return }
+        if (EFFECTS[method]) queue(message({ __proto__: null, k: "t", seq: owner.seq, method }));
         reject(errorOf(CARRIED[method] ? "invalid_output" : "invalid_params", error.path + ": " + error.message, method, 0,
                        framesOf(at.stack)));
         return;
@@ -510,6 +511,7 @@
   // The API as the daemon's catalogue has it, written by `python -m apex_exec.catalogue`.
   // <api>
   const CARRIED = { __proto__: null, renderWidget: true, emit: true, "storage.set": true, call: true };
+  const EFFECTS = { __proto__: null, renderWidget: true, emit: true };
   class Storage {
     #owner;
     constructor(owner) { this.#owner = owner }
@@ -580,7 +582,7 @@
     mine.answer = told(error);
     if (several) append(mine);
   };
-  // What there is to do, as JSON. k is "a": make an API call (number, seq, method, params) · "c": end one (number, seq) · "r", "v" or "x": what came of
+  // What there is to do, as JSON. k is "a": make an API call (number, seq, method, params) · "c": end one (number, seq) · "t": an effect was refused in the engine (seq, method) · "r", "v" or "x": what came of
   // it all: a value, no value (path, why), or something thrown · "w": wait for replies, if there are any, and for the next
   // timer (in ms; −1: there is none) · "l": run the jobs and ask again · "n": nothing can happen any more.
   function step() {

@@ -1,0 +1,101 @@
+"""Effects that travelled with a hook's answer, or with its next API call: whether each may be, and its record.
+
+A worker has held the same rules against them, as a courtesy: then the hook knows of a refusal already, and the try only
+has to be counted. What a worker says is believed in one thing alone, that a try was refused; it gains nothing by that.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from apex_exec.core.effects import EffectRefused
+from apex_exec.core.plugin import PluginSpec
+from apex_exec.core.policy import Allowed, Denied, check
+from apex_exec.daemon.running_calls import Running
+from workers import wire as inner
+from workers.effect_rules import CALLS_MAX, IN_PLACE, NAMED_BY, TOO_MANY_CALLS
+
+if TYPE_CHECKING:
+    from apex_exec.daemon.ports import Trail
+    from apex_exec.executor.links.worker_link import Refused
+    from apex_exec.observe.metrics import Metrics
+
+_clock_ns = time.monotonic_ns
+
+
+class EffectDecisions:
+    """``components`` are those that may be rendered; none: any."""
+
+    def __init__(self, audit: Trail, metrics: Metrics, components: frozenset[str]) -> None:
+        self._audit = audit
+        self._metrics = metrics
+        self._components = components
+
+    def decide(self, running: Running, spec: PluginSpec, tries: Sequence[inner.Effect], now_ns: int, *,
+               is_known: bool) -> Refused | str | None:
+        """Takes or refuses each of ``tries``, counts it and records it. ``is_known``: the plugin is still served.
+
+        Returns the first refusal of which the hook does not know, (code, method, message); None if there is none; or,
+        as text, why the worker has broken the protocol.
+        """
+        allowed: dict[str, Allowed | Denied] = {}
+        failed: Refused | None = None
+        unrecorded = None if self._audit.admits(now_ns) else ("audit_unavailable", self._audit.reason)
+        plugin, event, inc = running.plugin, self._audit.event, self._metrics.inc
+        observe = self._metrics.observe
+        for effect in tries:
+            method, code = effect.method, effect.code
+            running.calls += effect.count
+            verdict = allowed.get(method)
+            if verdict is None:
+                if method not in NAMED_BY:
+                    return "an effect that there is not"
+                verdict = allowed[method] = check(spec, method, None, time.time())
+            if code:
+                if code not in IN_PLACE:
+                    return "a refusal that no worker gives"
+                self._refused(running, verdict, method, code, effect.count)
+            elif (found := unrecorded or self._fault(running, verdict, effect)) is not None:
+                code = found[0]
+                failed = failed or (code, method, found[1])
+                self._refused(running, verdict, method, code, 1)
+            else:
+                took_ns = _clock_ns() - now_ns
+                event("plugin.api", running.user_id, plugin, method, "success",
+                      {"durationMs": round(took_ns / 1e6, 3)})
+                if is_known:
+                    inc("api_calls_total", (plugin, method, "ok"))
+                    observe("api_call_duration_seconds", (method,), took_ns / 1e9)
+                continue
+            if is_known:
+                inc("api_calls_total", (plugin, method, code), effect.count)
+        return failed
+
+    def _fault(self, running: Running, verdict: Allowed | Denied, effect: inner.Effect) -> tuple[str, str] | None:
+        """Why the effect may not be; None if it was taken. What is tried counts before anybody looks at it."""
+        if isinstance(verdict, Denied):
+            return "permission_denied", verdict.reason
+        if running.calls > CALLS_MAX:
+            return "too_many_calls", TOO_MANY_CALLS
+        effects, body = running.effects, effect.body
+        try:
+            effects.tally.tried(len(body))
+            effects.take(running.plugin, effect.method, effect.name, body, self._components)
+        except EffectRefused as refused:
+            return refused.code, str(refused)
+        return None
+
+    def _refused(self, running: Running, verdict: Allowed | Denied, method: str, code: str, count: int) -> None:
+        """Records refusals. A worker's own word that a permission is missing counts only if it is."""
+        facts: dict[str, Any] = {"code": code}
+        event_type, result = "plugin.api", "failure"
+        if code != "permission_denied":
+            running.refused.add(code)
+        elif isinstance(verdict, Denied):
+            running.refused.add(code)
+            event_type, result = "access.denied", "denied"
+            facts = {"code": code, "reason": verdict.reason[:200], "permission": verdict.permission}
+        for _ in range(running.refuse(method, code, count)):
+            self._audit.event(event_type, running.user_id, running.plugin, method, result, {**facts, "durationMs": 0.0})

@@ -1,0 +1,67 @@
+"""The API calls of one invocation, as the loop keeps them until it has its verdict."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import msgspec
+
+from apex_exec.core.effects import Effects
+from apex_exec.core.limits import MS_NS
+from apex_exec.executor.links.worker_link import WorkerLink
+from workers.effect_rules import REFUSALS_RECORDED
+
+MARGIN_NS = 150 * MS_NS
+"""The gateway's and a host's time ends this much before the invocation's (a fifth of it at most): to stop a query takes
+round trips, and the hook can still say something about it."""
+LAST_WORD_NS = MARGIN_NS // 2
+"""This much before the invocation's end (a tenth of it at most) the supervisor itself answers a call that the gateway
+or a host has not answered: if one of them hangs, the worker must live, and the hook has time left to react."""
+
+
+class Asked(msgspec.Struct, gc=False):
+    """One API call without its answer. ``number`` is ours, ``api_id`` the worker's. ``host_call`` is the number of the
+    call to a host, 0 if none was asked. ``is_over``: the invocation has ended, and only the record of a write is
+    open."""
+
+    number: int
+    api_id: int
+    link: WorkerLink
+    call: int
+    plugin: str
+    user_id: str
+    method: str
+    action: str
+    begun_ns: int
+    host_call: int = 0
+    is_over: bool = False
+
+
+class Running:
+    """What one invocation has asked for so far. ``open`` are its calls without an answer, by the worker's numbers."""
+
+    __slots__ = ("bytes", "calls", "containers", "effects", "last_word_ns", "open", "plugin", "refusals", "refused",
+                 "unrecorded", "user_id")
+
+    def __init__(self, plugin: str, user_id: str, begun_ns: int, deadline_ns: int) -> None:
+        self.plugin = plugin
+        self.user_id = user_id
+        self.last_word_ns = deadline_ns - min(LAST_WORD_NS, max(0, deadline_ns - begun_ns) // 10)
+        self.refusals: dict[str, int] = {}  # by method
+        self.unrecorded: dict[str, Counter[str]] = {}  # by method and code: those that have no record of their own
+        self.effects = Effects()
+        self.calls = 0
+        self.bytes = 0
+        self.containers = 0
+        self.open: dict[int, Asked] = {}
+        self.refused: set[str] = set()  # codes that it was answered: of the API's table, so there are few
+
+    def refuse(self, method: str, code: str, count: int = 1) -> int:
+        """Counts ``count`` refusals of one kind. Returns how many of them have a record each; how many more there were
+        is one record at the invocation's end."""
+        before = self.refusals.get(method, 0)
+        self.refusals[method] = before + count
+        own = min(count, max(0, REFUSALS_RECORDED - before))
+        if count > own:
+            self.unrecorded.setdefault(method, Counter())[code] += count - own
+        return own
