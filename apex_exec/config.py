@@ -349,6 +349,7 @@ class FleetSection(_Section):
     signing_key: str = ""
     capacity: float = Field(default=0, ge=0, le=COUNT_MAX)
     new_owner: Literal["wait", "afresh"] = "wait"
+    lost_seconds: float = Field(default=0.9, ge=0.1, le=600)
     join_seconds: Seconds = 2
     linger_seconds: Seconds = 1
 

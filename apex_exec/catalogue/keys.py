@@ -231,6 +231,8 @@ KEYS: dict[str, Key] = {
         "wait", "what a node does with `fetch` of a plugin that it has taken over, if the count of the last minute is "
         "lost: `wait` refuses it for a minute, so that the limit holds exactly; `afresh` counts anew, so that the "
         "limit may be spent twice once"),
+    "fleet.lost_seconds": Key(
+        "0.9", "how long another node may give no sign of life until it is lost; it is asked three times in that time"),
     "fleet.join_seconds": Key("2", "how long a node that starts waits for the others before it takes calls"),
     "fleet.linger_seconds": Key(
         "1", "how long a node that ends still answers those that have not heard of it"),

@@ -107,7 +107,7 @@ class LocalFleet:
         """The node's configuration."""
         return {"fleet.engine": "static", "fleet.node": name, "fleet.members": self.names,
                 "fleet.endpoint": f"tcp://{self.addresses[name]}:{self.ports[name]}", "fleet.book": str(self.book),
-                "fleet.keys_dir": str(self.keys_dir(name)), "fleet.new_owner": "afresh", "fleet.join_seconds": 5, **self.config}
+                "fleet.keys_dir": str(self.keys_dir(name)), "fleet.new_owner": "afresh", "fleet.join_seconds": 10, "fleet.lost_seconds": 5, **self.config}
 
     def launch(self, name: str) -> None:
         """Begins to start the node; ``wait_ready`` waits for it."""

@@ -156,7 +156,7 @@ class Fleet:
                     link.end(0)
         for name in new:
             self.links[name] = NodeLink(self._loop, self._endpoint.context, nodes[name], self._endpoint.pair,
-                                        on_up=self._link_up, on_down=self._link_down, on_message=self._link_says)
+                                        lost_ms=int(self._settings.fleet.lost_seconds * 1000), on_up=self._link_up, on_down=self._link_down, on_message=self._link_says)
         self._nodes = nodes
         self._look(time.monotonic_ns())
 

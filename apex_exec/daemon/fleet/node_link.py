@@ -16,7 +16,6 @@ import zmq
 from zmq.utils.monitor import recv_monitor_message
 
 from apex_exec.core.limits import MS_NS
-from apex_exec.daemon.hosts.tcp_hosts import HEARTBEAT_LOST_MS, HEARTBEAT_MS
 from apex_exec.fleet.messages import Node
 
 if TYPE_CHECKING:
@@ -44,10 +43,10 @@ Sent = Literal["sent", "full", "down"]
 
 class NodeLink:
     """``pair`` is this node's own CURVE pair. ``on_up(link)`` is called when the handshake is done, ``on_down(link,
-    refused)`` when the link has ended, ``on_message(link, frames, body)`` for what the node says."""
+    refused)`` when the link has ended (``lost_ms`` after the node's last sign of life at the latest), ``on_message(link, frames, body)`` for what the node says."""
 
     def __init__(self, loop: Loop, context: zmq.Context[Any], node: Node, pair: tuple[bytes, bytes], *,
-                 on_up: Callable[[NodeLink], None], on_down: Callable[[NodeLink, bool], None],
+                 lost_ms: int, on_up: Callable[[NodeLink], None], on_down: Callable[[NodeLink, bool], None],
                  on_message: Callable[[NodeLink, list[bytes], bytes], None]) -> None:
         self.name = node.name
         self.node = node
@@ -57,6 +56,7 @@ class NodeLink:
         self._loop = loop
         self._context = context
         self._pair = pair
+        self._lost_ms = lost_ms
         self._on_up = on_up
         self._on_down = on_down
         self._on_message = on_message
@@ -77,7 +77,7 @@ class NodeLink:
         socket = self._socket = self._context.socket(zmq.DEALER)
         for option, value in ((zmq.LINGER, 0), (zmq.IMMEDIATE, 1), (zmq.RECONNECT_IVL, -1),
                               (zmq.CONNECT_TIMEOUT, CONNECT_MS_MAX), (zmq.HANDSHAKE_IVL, CONNECT_MS_MAX),
-                              (zmq.HEARTBEAT_IVL, HEARTBEAT_MS), (zmq.HEARTBEAT_TIMEOUT, HEARTBEAT_LOST_MS),
+                              (zmq.HEARTBEAT_IVL, self._lost_ms // 3), (zmq.HEARTBEAT_TIMEOUT, self._lost_ms),
                               (zmq.SNDHWM, UNSENT_MAX), (zmq.RCVHWM, UNSENT_MAX)):
             socket.setsockopt(option, value)
         socket.setsockopt(zmq.CURVE_SERVERKEY, self.node.curves[self._tries % len(self.node.curves)].encode())

@@ -19,7 +19,7 @@ from apex_exec.config import Settings
 from apex_exec.daemon.hosts.connections import REFUSED_FACTOR, Connections, Events, Peer
 from apex_exec.daemon.hosts.host_socket import HostSocket
 from apex_exec.daemon.hosts.requests import Requests
-from apex_exec.daemon.hosts.tcp_hosts import HEARTBEAT_LOST_MS, HEARTBEAT_MS, ZAP_DOMAIN, Curve, Zap
+from apex_exec.daemon.hosts.tcp_hosts import ZAP_DOMAIN, Curve, Zap
 from apex_exec.daemon.hosts.zmq_peers import ZmqPeer, ZmqPeers
 from apex_exec.errors import Code, ConfigError, WireError
 from apex_exec.fleet.messages import Node
@@ -60,6 +60,7 @@ class NodeEndpoint:
         self.context: zmq.Context[Any] = zmq.Context()
         self.connections: ZmqPeers | None = None
         self._message_bytes_max = REFUSED_FACTOR * settings.host.max_message_bytes
+        self._lost_ms = int(settings.fleet.lost_seconds * 1000)
         self._hosts = Curve(settings.host.curve_keys_dir) if settings.host.curve_keys_dir else None
         self._nodes: dict[bytes, str] = {}
         self._zap: Zap | None = None
@@ -78,8 +79,8 @@ class NodeEndpoint:
         router.setsockopt(zmq.ZAP_ENFORCE_DOMAIN, 1)
         router.setsockopt(zmq.CURVE_SERVER, 1)
         router.setsockopt(zmq.CURVE_SECRETKEY, self._secret)
-        router.setsockopt(zmq.HEARTBEAT_IVL, HEARTBEAT_MS)
-        router.setsockopt(zmq.HEARTBEAT_TIMEOUT, HEARTBEAT_LOST_MS)
+        router.setsockopt(zmq.HEARTBEAT_IVL, self._lost_ms // 3)
+        router.setsockopt(zmq.HEARTBEAT_TIMEOUT, self._lost_ms)
         router.setsockopt(zmq.RCVHWM, 10_000)
         self.connections = ZmqPeers(loop, events, router, self._message_bytes_max, CONNECTIONS_MAX)
         return self.connections
