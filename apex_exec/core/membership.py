@@ -7,7 +7,7 @@ voted on. Two nodes that cannot see each other may both own a plugin for as long
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import msgspec
@@ -41,7 +41,7 @@ class Membership:
         self.state: Literal["joining", "serving", "leaving"] = "joining"
         self.others: dict[str, Seen] = {}
         self.changed = 0
-        self._owners: list[str] | None = None
+        self._owners: Sequence[str] | None = None
         self._of: dict[str, str] = {}
 
     # ------------------------------------------------------------------ what happens
@@ -118,8 +118,8 @@ class Membership:
         return found
 
     @property
-    def slots(self) -> list[str]:
-        """The owner of each slot; [] if no node serves."""
+    def slots(self) -> Sequence[str]:
+        """The owner of each slot; () if no node serves."""
         if self._owners is None:
             self._owners = owners(self.serving())
         return self._owners

@@ -63,7 +63,7 @@ def test_a_heavier_node_owns_in_proportion_and_a_liar_no_more_than_the_bound() -
 
 
 def test_no_member_no_owner() -> None:
-    assert owners({}) == [] and Membership("a", 1, executes=False).owner("x") == ""
+    assert owners({}) == () and Membership("a", 1, executes=False).owner("x") == ""
 
 
 def fleet() -> Membership:

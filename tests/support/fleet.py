@@ -122,7 +122,7 @@ class LocalFleet:
     def wait_ready(self, name: str) -> None:
         """Waits until the node serves hosts."""
         with self._waiting.pop(name) as readiness:
-            due = time.monotonic() + 60
+            due = time.monotonic() + 180  # on a machine that is busy with other things
             while not readiness.is_ready():
                 self.nodes[name].check_starting(due)
 
