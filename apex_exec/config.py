@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import json
 import os
+import platform
 import re
 import tomllib
 from collections.abc import Mapping
@@ -326,6 +327,40 @@ class MarketSection(_Section):
     maps: str = ""
 
 
+NODE = re.compile(r"[a-z0-9]([a-z0-9.-]{0,61}[a-z0-9])?")
+
+
+class FleetSection(_Section):
+    """Several daemons as one: who the members are, and what this one is among them.
+
+    ``endpoint`` is bound for the other nodes, and ``advertise`` is what they connect to, if that is another address.
+    ``book`` is where the nodes' signed statements are, ``signing_key`` the private key of the role ``node`` with which
+    this node may sign its own. ``capacity`` 0 is the number of cores.
+    """
+
+    engine: Literal["none", "static", "kubernetes", "ray"] = "none"
+    node: str = ""
+    role: Literal["both", "router"] = "both"
+    endpoint: str = Field(default="tcp://0.0.0.0:9466", pattern="^tcp://.+:[0-9]{1,5}$")
+    advertise: str = Field(default="", pattern="^(tcp://.+:[0-9]{1,5})?$")
+    members: list[str] = Field(default=[], max_length=1000)
+    keys_dir: str = ""
+    book: str = ""
+    signing_key: str = ""
+    capacity: float = Field(default=0, ge=0, le=COUNT_MAX)
+    new_owner: Literal["wait", "afresh"] = "wait"
+    lost_seconds: float = Field(default=0.9, ge=0.1, le=600)
+    join_seconds: Seconds = 2
+    linger_seconds: Seconds = 1
+
+    @field_validator("node")
+    @classmethod
+    def _is_a_name(cls, node: str) -> str:
+        if node and NODE.fullmatch(node) is None:
+            raise ValueError(f"{node[:80]!r} is not the name of a node: up to 63 of a-z, 0-9, dots and hyphens")
+        return node
+
+
 class HookSection(_Section):
     """A hook of this platform's own: params and result in JSON Schema, and how a dispatch runs it."""
 
@@ -362,6 +397,7 @@ class Settings(_Section):
     metrics: MetricsSection = MetricsSection()
     ui: UiSection = UiSection()
     market: MarketSection = MarketSection()
+    fleet: FleetSection = FleetSection()
     hooks: dict[str, HookSection] = {}
 
     @field_validator("hooks")
@@ -405,6 +441,16 @@ class Settings(_Section):
     def admin_endpoint(self) -> str:
         """The address that the daemon binds for administrators."""
         return self.admin.endpoint or f"ipc://{self.runtime_path}/admin.sock"
+
+    @property
+    def node_name(self) -> str:
+        """This node's name in its fleet, by default the machine's."""
+        return self.fleet.node or platform.node().lower()
+
+    @property
+    def fleet_keys_path(self) -> Path:
+        """The folder of this node's CURVE pair, and of the fleet's book unless that is elsewhere."""
+        return Path(self.fleet.keys_dir) if self.fleet.keys_dir else self.state_path / "fleet"
 
     def database_url(self, url: str) -> str:
         """``url`` with ``<state_dir>`` filled in and the driver named, for SQLAlchemy and sqlite3."""

@@ -59,6 +59,7 @@ class Code(StrEnum):
     FORBIDDEN = "FORBIDDEN"
     CANCELLED = "CANCELLED"
     SHUTTING_DOWN = "SHUTTING_DOWN"
+    NODE_LOST = "NODE_LOST"
     INTERNAL = "INTERNAL"
 
 
@@ -92,6 +93,7 @@ CODES: dict[Code, tuple[Fault, Retry]] = {
     Code.FORBIDDEN: (Fault.OPERATOR, Retry.NO),
     Code.CANCELLED: (Fault.HOST, Retry.NO),
     Code.SHUTTING_DOWN: (Fault.OPERATOR, Retry.IF_NOT_STARTED),
+    Code.NODE_LOST: (Fault.OPERATOR, Retry.IF_NOT_STARTED),
     Code.INTERNAL: (Fault.SUPERVISOR, Retry.IF_NOT_STARTED),
 }
 

@@ -205,6 +205,37 @@ KEYS: dict[str, Key] = {
         "a folder of source maps that you made by building plugins, `<SHA-256 of the JavaScript>.map`: the "
         "packages of npm that they name do not count in a plugin's coverage; without one all code counts",
         '"/srv/maps"'),
+    "fleet.engine": Key(
+        "none", "what knows the members of a [fleet](fleet/README.md) of daemons: `static` (the list in "
+        "`fleet.members`), `kubernetes` (the pods of a headless Service), `ray`; with `none` this daemon is alone"),
+    "fleet.node": Key("the machine's name", "this daemon's name in the fleet; in Kubernetes the pod's", '"plugins-1"'),
+    "fleet.role": Key("both", "`router`: runs no plugin itself, and forwards every call to a node that does"),
+    "fleet.endpoint": Key(
+        "tcp://0.0.0.0:9466", "where the other nodes connect, with CURVE; hosts whose keys are in "
+        "`host.curve_keys_dir` may call there too"),
+    "fleet.advertise": Key(
+        "`fleet.endpoint`", "the address that other nodes connect to, as this node's own statement has it",
+        '"tcp://plugins-1.example.com:9466"'),
+    "fleet.members": Key(
+        "none", "`static`: the names of the nodes; `kubernetes`: the headless Service",
+        '["plugins-1", "plugins-2", "plugins-3"]'),
+    "fleet.keys_dir": Key("`<state_dir>/fleet`", "the folder of this node's CURVE pair, made by `fleet keys`"),
+    "fleet.book": Key(
+        "the table `fleet_statements` if `registry.url` is PostgreSQL, else `<fleet.keys_dir>/nodes`",
+        "a folder with the signed statements of all nodes", '"/etc/apex-exec/nodes"'),
+    "fleet.signing_key": Key(
+        "none", "the private key of a registered key of role `node`, with which this node signs its own statement; "
+        "without one, make the statement with `fleet keys`", '"/etc/apex-exec/fleet.key"'),
+    "fleet.capacity": Key("0", "this node's share of the plugins, as a weight; 0 is the number of cores", "16"),
+    "fleet.new_owner": Key(
+        "wait", "what a node does with `fetch` of a plugin that it has taken over, if the count of the last minute is "
+        "lost: `wait` refuses it for a minute, so that the limit holds exactly; `afresh` counts anew, so that the "
+        "limit may be spent twice once"),
+    "fleet.lost_seconds": Key(
+        "0.9", "how long another node may give no sign of life until it is lost; it is asked three times in that time"),
+    "fleet.join_seconds": Key("2", "how long a node that starts waits for the others before it takes calls"),
+    "fleet.linger_seconds": Key(
+        "1", "how long a node that ends still answers those that have not heard of it"),
     "hooks": Key("none", "hooks of this platform's own, one section each: `[hooks.onInvoiceCreated]`; see below"),
 }
 """In the order of the page."""

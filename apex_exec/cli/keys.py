@@ -55,7 +55,7 @@ def curve(
     "apex-exec keys register acme", "apex-exec keys register bob --role approver --owner 'Bob'"))
 def register(
     name: Annotated[str, Argument(metavar="NAME|FILE", help="The key's name, or its .pub file.")],
-    role: Annotated[str, Option("--role", help="author, approver or market.")] = "author",
+    role: Annotated[str, Option("--role", help="author, approver, market or node.")] = "author",
     owner: Annotated[str, Option("--owner", help="The person or company behind it; default: NAME.")] = "",
     days: Annotated[int, Option("--days", min=1, max=3650, help="How long it may sign.")] = 730,
     as_json: AsJson = False, state_dir: StateDir = None, runtime_dir: RuntimeDir = None, config: ConfigFile = None,

@@ -108,6 +108,7 @@ FAMILIES: dict[Code, type[CallError]] = {
     Code.FORBIDDEN: AdminRefused,
     Code.CANCELLED: Cancelled,
     Code.INTERNAL: DaemonFault,
+    Code.NODE_LOST: DaemonFault,
 }
 
 

@@ -23,6 +23,10 @@ REQUEST_TIMEOUT_MS = 5000
 MAX_MESSAGE_BYTES = 1_048_576
 """The daemon's default limit; ``hello`` returns the limit in force."""
 RECONNECT_MS = 50
+HEARTBEAT_MS, HEARTBEAT_LOST_MS = 300, 900
+"""On tcp libzmq asks the daemon this often whether it is there, and gives the connection up after this time without an
+answer: a cut that nobody reports is known in about a second."""
+CONNECT_MS_MAX = 2000
 RECONNECT_MS_MAX = 1000
 
 Context = TypeVar("Context", bound="zmq.Context[Any]")
@@ -81,6 +85,10 @@ def prepare(socket: zmq.Socket[bytes], endpoint: str, curve: CurveKeys | None) -
     socket.setsockopt(zmq.IMMEDIATE, 1)  # nothing is queued for a daemon that is not there
     socket.setsockopt(zmq.RECONNECT_IVL, RECONNECT_MS)
     socket.setsockopt(zmq.RECONNECT_IVL_MAX, RECONNECT_MS_MAX)
+    if endpoint.startswith("tcp://"):  # a machine or a network that has gone ends no connection
+        socket.setsockopt(zmq.HEARTBEAT_IVL, HEARTBEAT_MS)
+        socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, HEARTBEAT_LOST_MS)
+        socket.setsockopt(zmq.CONNECT_TIMEOUT, CONNECT_MS_MAX)
     if curve is not None:
         socket.setsockopt(zmq.CURVE_SERVERKEY, curve.server_public)
         socket.setsockopt(zmq.CURVE_PUBLICKEY, curve.public)

@@ -72,6 +72,21 @@ class SharedWindow:
         while len(self._tries) > limit:
             self._forget_one()
 
+    def handed_over(self, now_ns: int) -> list[tuple[int, str]]:
+        """What was counted in the last ``window_ns``, for another node: the age of each try, and whose it was."""
+        return [(now_ns - at_ns, user_id) for at_ns, user_id in self._tries if at_ns > now_ns - self._window_ns]
+
+    def adopt(self, tries: list[tuple[int, str]], now_ns: int) -> None:
+        """Counts what another node has counted (``handed_over``), beside what is here."""
+        merged = sorted([*self._tries, *((now_ns - max(0, age_ns), user_id) for age_ns, user_id in tries)])
+        self._tries.clear()
+        self._of.clear()
+        for at_ns, user_id in merged[-self._limit:] if self._limit else ():
+            self._tries.append((at_ns, user_id))
+            self._of.setdefault(user_id, deque()).append(at_ns)
+            _see(self._trying, user_id, at_ns)
+            _see(self._present, user_id, at_ns)
+
     def _forget_one(self) -> None:
         """Forgets the oldest try."""
         _, user_id = self._tries.popleft()

@@ -111,6 +111,10 @@ class ApiCalls:
         self.at_gateway: Mapping[int, object] = self._asked
         self._next_number = 1
         self._windows: dict[str, SharedWindow] = {}
+        self.closed_ns: Callable[[str, int], int] | None = None
+        """In a fleet: how long the window of a plugin's requests stays closed at this node, by plugin and time."""
+        self.came_from: Callable[[int], Peer | None] | None = None
+        """In a fleet: the node that a call came from, by the call's number."""
         self.duty = Duty("API calls that nobody answered", NEVER_NS, self._expire)
 
     # ------------------------------------------------------------------ one call
@@ -317,7 +321,11 @@ class ApiCalls:
 
     def _rate(self, asked: Asked, spec: PluginSpec) -> tuple[int, str]:
         """Counts one request. Returns how many milliseconds to wait, 0 if it may be made now, and why."""
-        wait_ns, is_users = self._window(spec).take(asked.user_id, time.monotonic_ns())
+        now_ns = time.monotonic_ns()
+        if self.closed_ns is not None and (wait_ns := self.closed_ns(asked.plugin, now_ns)):
+            self._metrics.inc("rate_limited_total", (asked.plugin, "network"))
+            return -(-wait_ns // MS_NS), "this node has just taken the plugin over, and does not know its last minute"
+        wait_ns, is_users = self._window(spec).take(asked.user_id, now_ns)
         if not wait_ns:
             return 0, ""
         self._metrics.inc("rate_limited_total", (asked.plugin, "network"))
@@ -332,8 +340,9 @@ class ApiCalls:
             else:
                 self._done(asked, result, {})
 
-        asked.host_call = self._hosts.call(request, asked.plugin, asked.user_id,
-                                           self._time_of(asked, deadline_ns) // MS_NS, answered)
+        asked.host_call = self._hosts.call(
+            request, asked.plugin, asked.user_id, self._time_of(asked, deadline_ns) // MS_NS, answered,
+            came_from=self.came_from(asked.call) if self.came_from is not None else None)
         if (due_ns := self._hosts.expire(asked.begun_ns)):  # it may wait for a host that comes back
             self.duty.due_ns = min(self.duty.due_ns, due_ns)
 
@@ -531,6 +540,23 @@ class ApiCalls:
         self._metrics.inc("protocol_anomalies_total", (kind,))
         if kind == "foreign_reply":
             self._audit.event("security.anomaly", "", "host", "hostReply", "denied", {"kind": kind})
+
+    # ------------------------------------------------------------------ the fleet's
+    @property
+    def host_methods(self) -> HostMethods:
+        """Who provides which host method: the other nodes of a fleet are told, and ask."""
+        return self._hosts
+
+    def hand_over(self, plugins: set[str], now_ns: int) -> dict[str, list[tuple[int, str]]]:
+        """What the windows of ``plugins`` have counted, which are forgotten: another node counts from now on."""
+        found = {plugin: self._windows.pop(plugin).handed_over(now_ns) for plugin in plugins & self._windows.keys()}
+        return {plugin: tries for plugin, tries in found.items() if tries}
+
+    def adopt(self, plugin: str, tries: list[tuple[int, str]], now_ns: int) -> None:
+        """Counts on where another node has stopped."""
+        spec = self._pool.spec(plugin)
+        if spec is not None:
+            self._window(spec).adopt(tries, now_ns)
 
     def forget_plugin(self, plugin: str) -> None:
         """The plugin was removed."""

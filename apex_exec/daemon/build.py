@@ -11,13 +11,15 @@ import math
 import os
 import random
 from collections.abc import Callable, Collection
-from typing import TYPE_CHECKING, NamedTuple
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
 from apex_exec import API_VERSION, __version__, extras
 from apex_exec.catalogue.hooks import HOOKS
 from apex_exec.config import Settings
+from apex_exec.core.limits import SECOND_NS
 from apex_exec.core.scheduler.pool import Pool
 from apex_exec.daemon.administration import registrar_table
 from apex_exec.daemon.administration.admin_socket import AdminSocket
@@ -62,6 +64,8 @@ from apex_exec.observe.metrics import Metrics
 from apex_exec.wire import messages as msg
 
 if TYPE_CHECKING:
+    from apex_exec.daemon.fleet.build import FleetParts
+    from apex_exec.daemon.hosts.connections import Connections
     from apex_exec.daemon.hosts.tcp_hosts import TcpHosts
 
 log = logging.getLogger("apex_exec")
@@ -92,6 +96,8 @@ class Service(NamedTuple):
     requests: Requests
     tcp_hosts: TcpHosts | None
     hosts: HostSocket
+    peers: Connections
+    fleet: FleetParts | None
     gauges: PluginGauges
     supervisor: Supervisor
 
@@ -124,7 +130,7 @@ def build_daemon(ground: Ground, reread: Callable[[], Settings]) -> Parts:
     monitoring = Monitoring(service.governing, service.workers)
     turn = Turn(
         loop=loop, guard=service.guard, pool=service.pool, driver=service.driver, workers=service.workers,
-        peers=service.hosts.peers, requests=service.requests, api=service.api, audit=service.audit,
+        peers=service.peers, requests=service.requests, api=service.api, audit=service.audit,
         supervisor=service.supervisor, monitoring=monitoring,
         duties=(service.audit.duty, monitoring, service.api.duty, service.places.duty, feed.duty),
         admin=administration.admin)
@@ -141,6 +147,8 @@ def build_daemon(ground: Ground, reread: Callable[[], Settings]) -> Parts:
     has_gateway = settings.data.tables or settings.fetch.allow
     attach(loop, service.api.side, 0.0 if has_gateway else math.inf, metrics, logs)
     attach(loop, feed.side, SLEEP_SECONDS, metrics, logs)
+    if service.fleet is not None:
+        attach(loop, service.fleet.fleet.side, 0.0, metrics, logs)
     administration.plugins.replace("folder", ground.found.specs)
     return Parts(ground, service, administration, turn)
 
@@ -176,20 +184,39 @@ def _make_service(ground: Ground) -> Service:
     verdicts = Verdicts(
         pool, table, replies, dispatches, used=workers.accounts.used, audit=audit, api=api, checks=checks,
         places=places, metrics=metrics, logs=logs, failed=guard.failed)
-    requests = Requests(
-        pool, table, replies, dispatches, step=driver.step,
+    in_fleet = settings.fleet.engine != "none"
+    requests = (_in_fleet().make_requests if in_fleet else _alone)(
+        pool, settings, table, replies, dispatches, step=driver.step,
         welcome=lambda id_: _welcome(id_, ground, workers.forks.lacking), per_host=settings.pool.per_host, audit=audit,
         api=api, metrics=metrics)
     tcp_hosts = _tcp_hosts(settings, hosts_max(ground.fds))
     hosts = HostSocket(
         loop, open_local(settings, hosts_max(ground.fds)) if tcp_hosts is None else tcp_hosts.open, requests,
         bytes_max=settings.host.max_message_bytes, metrics=metrics, logs=logs)
+    fleet = _in_fleet().join(
+        settings, requests, hosts, loop=loop, pool=pool, table=table, api=api, driver=driver, workers=workers,
+        metrics=metrics, logs=logs) if in_fleet else None
+    peers: Connections = hosts.peers if fleet is None else fleet.peers
     gauges = PluginGauges(pool, metrics, guard.failed)
     supervisor = Supervisor(
-        pool=pool, driver=driver, guard=guard, metrics=metrics, logs=logs, workers=workers, peers=hosts.peers,
+        pool=pool, driver=driver, guard=guard, metrics=metrics, logs=logs, workers=workers, peers=peers,
         requests=requests, audit=audit, gauges=gauges, forget=(governing.forget, api.forget_plugin))
+    if fleet is not None:
+        supervisor.leave, supervisor.linger_ns = fleet.fleet.leave, int(settings.fleet.linger_seconds * SECOND_NS)
     return Service(metrics, guard, loop, pool, driver, workers, governing, audit, api, checks, places, table, verdicts,
-                   requests, tcp_hosts, hosts, gauges, supervisor)
+                   requests, tcp_hosts, hosts, peers, fleet, gauges, supervisor)
+
+
+def _alone(pool: Pool, _: Settings, *args: Any, **kwargs: Any) -> Requests:
+    """``Requests`` of a daemon that is in no fleet."""
+    return Requests(pool, *args, **kwargs)
+
+
+def _in_fleet() -> ModuleType:
+    """The parts of a daemon that is in a fleet; libzmq comes with them."""
+    from apex_exec.daemon.fleet import build
+
+    return build
 
 
 def _make_administration(ground: Ground, service: Service, reread: Callable[[], Settings]) -> Administration:
@@ -217,7 +244,7 @@ def _make_administration(ground: Ground, service: Service, reread: Callable[[], 
         "server": f"apex-exec/{__version__}", "isolation": ground.sandboxing.level,
         "waived": ground.sandboxing.waived, "pid": os.getpid(), "endpoint": settings.host_endpoint},
         lambda: in_force.settings.sandbox.min_level, plugins.winner, extras.listing())
-    operations = LoopOperations(supervisor, orders, figures)
+    operations = LoopOperations(supervisor, orders, figures, service.fleet.fleet if service.fleet else None)
     admin = AdminSocket(service.loop, operations.handlers, lambda: in_force.access, registrar, audit=audit,
                         metrics=metrics, logs=logs)
     return Administration(plugins, registrar, orders, admin)

@@ -97,13 +97,24 @@ def _start(parts: Parts, signals: Signals) -> None:
     if why := service.workers.forks.wait_ready():
         raise ConfigError(f"no worker can be started: the zygote, which they are forked from, cannot run: {why}"
                           + ground.sandboxing.extra_modules_hint)
-    _bind(parts)
-    signals.to_loop(loop, administration.orders.signalled)
     log.info("metrics on http://%s:%d/metrics", *ground.listener.getsockname()[:2])
-    log.info("serving %d plugins on %s", len(service.pool.specs()), settings.host_endpoint)
-    ground.notifier.say(notify.READY)
+    if service.fleet is None:
+        _serve_hosts(parts)
+    else:  # hosts are served once this node has found the others; they find it, and so does an administrator
+        service.fleet.bind(settings)
+        bind(administration.admin.peers, settings.admin_endpoint, ground.runtime, "admin.endpoint")
+        service.fleet.fleet.serve_hosts = lambda: _serve_hosts(parts)
+    signals.to_loop(loop, administration.orders.signalled)
     scheduling_priority.raise_loop()
     supervisor.settle()
+
+
+def _serve_hosts(parts: Parts) -> None:
+    """Binds the endpoints, and says that the daemon is ready. Raises ConfigError."""
+    ground, service = parts.ground, parts.service
+    _bind(parts)
+    log.info("serving %d plugins on %s", len(service.pool.specs()), ground.settings.host_endpoint)
+    ground.notifier.say(notify.READY)
 
 
 def _bind(parts: Parts, *, again: bool = False) -> None:
@@ -111,8 +122,9 @@ def _bind(parts: Parts, *, again: bool = False) -> None:
     ground = parts.ground
     endpoint = ground.settings.host_endpoint
     if not again or endpoint.startswith("ipc://"):
-        bind(parts.service.hosts.peers, endpoint, ground.runtime, "host.endpoint")
-    bind(parts.administration.admin.peers, ground.settings.admin_endpoint, ground.runtime, "admin.endpoint")
+        bind(parts.service.peers, endpoint, ground.runtime, "host.endpoint")
+    if again or parts.service.fleet is None:
+        bind(parts.administration.admin.peers, ground.settings.admin_endpoint, ground.runtime, "admin.endpoint")
 
 
 def _end(parts: Parts) -> int:
@@ -134,8 +146,8 @@ def _end(parts: Parts) -> int:
             log.error("these did not end in time and were killed: %s", ", ".join(killed))
 
     for step in (service.workers.forks.close, service.governing.close, records, service.requests.end,
-                 service.hosts.peers.close, parts.administration.admin.peers.close,
-                 *(() if service.tcp_hosts is None else (service.tcp_hosts.close,)), sides):
+                 service.peers.close, parts.administration.admin.peers.close,
+                 *(part.close for part in (service.tcp_hosts, service.fleet) if part is not None), sides):
         try:
             step()
         except Exception:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from apex_exec import extras
 from apex_exec.common.networks import read_networks
-from apex_exec.config import POSTGRES, Settings
+from apex_exec.config import NODE, POSTGRES, Settings
 from apex_exec.daemon.administration.roles import check_peers
 from apex_exec.daemon.runtime_folder import check_length, socket_path
 from apex_exec.errors import ConfigError, Refusal
@@ -23,6 +23,7 @@ def check_settings(settings: Settings) -> None:
     check_endpoints(settings)
     check_extras(settings)
     check_fetch(settings)
+    check_fleet(settings)
     tables_of(settings)
     others = {"audit.url": settings.audit.url, "registry.url": settings.registry.url, "market.url": settings.market.url}
     for key, url in others.items():
@@ -52,6 +53,8 @@ def check_extras(settings: Settings) -> None:
         extras.need("fetch", "fetch.allow")
     if needed := needs_registry(settings):
         extras.need("registry", needed)
+    if settings.fleet.engine != "none":
+        extras.need("registry", "fleet.engine")
     for key, url in (("registry.url", settings.registry.url), ("market.url", settings.market.url)):
         if POSTGRES.match(url):
             extras.need("postgres", key)
@@ -97,6 +100,21 @@ def needs_registry(settings: Settings) -> str:
     if settings.market.index:
         return "market.index"
     return "market.entitlements" if settings.market.entitlements else ""
+
+
+def check_fleet(settings: Settings) -> None:
+    """Raises ConfigError for a fleet that this node could not be a member of."""
+    fleet = settings.fleet
+    if fleet.engine == "none":
+        return
+    from apex_exec.daemon.fleet.node_socket import load_pair  # libzmq is for those who need it
+
+    if NODE.fullmatch(settings.node_name) is None:
+        raise ConfigError(f"fleet.node: this machine's name, {settings.node_name[:80]!a}, is not the name of a node: "
+                          "choose one of up to 63 of a-z, 0-9, dots and hyphens")
+    if fleet.engine == "static" and settings.node_name not in fleet.members:
+        raise ConfigError(f"fleet.members does not name this node, {settings.node_name}")
+    load_pair(settings)
 
 
 def check_endpoints(settings: Settings) -> None:

@@ -48,6 +48,11 @@ class Supervisor:
         self._gc = GcSchedule()
         self.drain_until_ns = 0
         """When the drain ends at the latest (CLOCK_MONOTONIC); 0 if none was asked for."""
+        self.leave: Callable[[], None] = lambda: None
+        self.linger_ns = 0
+        """In a fleet: what tells the other nodes that this one leaves, and how long it still answers those that have
+        not heard of it."""
+        self._linger_until_ns = 0
 
     # ------------------------------------------------------------------ plugins
     def set_plugin(self, spec: PluginSpec) -> None:
@@ -110,10 +115,13 @@ class Supervisor:
         self.metrics.set("draining", (), 1.0)
         self.step(ev.DrainRequested(max(now_ns, until_ns - DRAIN_MARGIN_NS)), now_ns)
         self.drain_until_ns = max(until_ns, now_ns + 2 * DRAIN_MARGIN_NS)
+        self._linger_until_ns = now_ns + self.linger_ns
+        self.leave()
 
     def drained(self, now_ns: int) -> bool:
         """Whether the drain is over: all is answered, or its time is."""
-        return now_ns > self.drain_until_ns or not (len(self.requests) or self._audit.waiting)
+        return now_ns > self.drain_until_ns or (
+            now_ns >= self._linger_until_ns and not (len(self.requests) or self._audit.waiting))
 
     def set_admission(self, is_open: bool) -> bool:
         """Takes no new requests from now on, or takes them again; what is pending goes on, the calls that a dispatch

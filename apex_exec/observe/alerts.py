@@ -12,7 +12,7 @@ from typing import NamedTuple
 from apex_exec.observe.metrics import PREFIX
 
 RUNBOOK = "apex_exec/observe/README.md"
-OURS = "OVERLOADED|AUDIT_UNAVAILABLE|INTERNAL|SHUTTING_DOWN"
+OURS = "OVERLOADED|AUDIT_UNAVAILABLE|INTERNAL|SHUTTING_DOWN|NODE_LOST"
 """Outcomes that are the daemon's fault and not a plugin's: they spend the error budget."""
 UNWANTED = "deadline|memory|cpu|crashed|violation|boot_failed"
 BUDGET = 0.001

@@ -105,6 +105,11 @@ METRICS = _table(
     Metric("market_index_expires_timestamp_seconds", "gauge",
            "When the latest accepted index expires."),
     Metric("market_revoked_total", "counter", "Installed versions that the marketplace's index revoked."),
+    Metric("fleet_nodes", "gauge", "Nodes of the fleet, this one included, by state.", ("state",)),
+    Metric("fleet_owned_plugins", "gauge", "Plugins that this node owns."),
+    Metric("fleet_forwarded_total", "counter", "Calls that were forwarded to the node that owns their plugin.",
+           ("node",)),
+    Metric("fleet_node_lost_total", "counter", "Links to other nodes that ended unannounced.", ("node",)),
     Metric("protocol_anomalies_total", "counter", "Messages that a correct peer never sends.", ("kind",)),
 )
 

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import logging
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from apex_exec.core import events as ev
+from apex_exec.core.limits import MS_NS
 from apex_exec.daemon.administration import operations
 from apex_exec.daemon.administration.figures import Figures
 from apex_exec.daemon.orders import Orders
 from apex_exec.daemon.supervisor import Supervisor
 from apex_exec.errors import Code, Refusal
+
+if TYPE_CHECKING:
+    from apex_exec.daemon.fleet.fleet import Fleet
 
 log = logging.getLogger("apex_exec")
 
@@ -19,9 +23,10 @@ log = logging.getLogger("apex_exec")
 class LoopOperations:
     """``handlers`` by operation. ``figures`` answers what only looks."""
 
-    def __init__(self, supervisor: Supervisor, orders: Orders, figures: Figures) -> None:
+    def __init__(self, supervisor: Supervisor, orders: Orders, figures: Figures, fleet: Fleet | None = None) -> None:
         self._supervisor = supervisor
         self._orders = orders
+        self._fleet = fleet
         self.handlers: dict[str, operations.Handler] = {
             "ops": lambda _, uid: operations.listing(),
             "daemon.status": lambda _, uid: figures.status(),
@@ -34,6 +39,10 @@ class LoopOperations:
             "daemon.undrain": self._undrain,
             "plugin.restart": self._restart,
             "breaker.reset": self._reset_breaker,
+            "fleet.status": self._fleet_status,
+            "fleet.owner": self._fleet_owner,
+            "fleet.drain": self._fleet_drain,
+            "fleet.rebalance": self._fleet_rebalance,
         }
 
     def _start_drain(self, args: Any, uid: int) -> dict[str, Any]:
@@ -67,6 +76,40 @@ class LoopOperations:
         self._supervisor.step(ev.BreakerReset(args.id), now_ns)
         log.info("an operator reset the breaker of plugin %s, which was %s", args.id, gauge[2])
         return {"id": args.id, "was": gauge[2], "breaker": "closed"}
+
+    # ------------------------------------------------------------------ the fleet
+    def _in_fleet(self) -> Fleet:
+        if self._fleet is None:
+            raise Refusal("no_fleet", "this daemon is in no fleet", code=Code.CONFLICT,
+                          hint="fleet.engine says which engine knows its members; see apex_exec/fleet/README.md")
+        return self._fleet
+
+    def _fleet_status(self, _: Any, uid: int) -> dict[str, Any]:
+        fleet = self._in_fleet()
+        return {"node": fleet.name, "engine": fleet.engine, "problem": fleet.problem, "nodes": fleet.nodes()}
+
+    def _fleet_owner(self, args: Any, uid: int) -> dict[str, Any]:
+        fleet = self._in_fleet()
+        return {"id": args.id, "owner": fleet.owner(args.id), "served": self._supervisor.pool.spec(args.id) is not None,
+                "fetchOpensMs": -(-fleet.closed_ns(args.id, time.monotonic_ns()) // MS_NS)
+                if fleet.owner(args.id) == fleet.name else None}
+
+    def _fleet_drain(self, args: Any, uid: int) -> dict[str, Any]:
+        fleet = self._in_fleet()
+        if args.node in ("", fleet.name):
+            fleet.order("drain")
+        elif not fleet.order_node(args.node, "drain"):
+            raise Refusal("node_unreachable", f"there is no link to a node {args.node[:63]!a}", code=Code.NOT_FOUND,
+                          hint="`apex-exec fleet nodes` shows those there are")
+        log.info("an operator drained the node %s", args.node[:63] or fleet.name)
+        return {"node": args.node or fleet.name, "draining": True}
+
+    def _fleet_rebalance(self, _: Any, uid: int) -> dict[str, Any]:
+        fleet = self._in_fleet()
+        fleet.order("rebalance")
+        told = [name for name in fleet.links if fleet.order_node(name, "rebalance")]
+        log.info("an operator rebalanced the fleet")
+        return {"told": sorted([fleet.name, *told])}
 
     def _pids(self, plugin: str) -> list[int]:
         """The processes of a plugin that is served. Raises Refusal."""

@@ -25,6 +25,12 @@ class DrainArgs(msgspec.Struct, forbid_unknown_fields=True):
     stop: bool = True
 
 
+class NodeArgs(msgspec.Struct, forbid_unknown_fields=True):
+    """``node``: the node's name; "" is the one that is asked."""
+
+    node: str = ""
+
+
 class BackupArgs(msgspec.Struct, forbid_unknown_fields=True):
     """Where the backup goes on the daemon's machine: a folder that is made, or a file if it ends in .tar, .tgz or
     .tar.gz."""
@@ -62,6 +68,12 @@ register((
               "Replaces a plugin's worker: the old one answers what it has, the next calls go to a new one.", "loop"),
     Operation("breaker.reset", PluginArgs, "Closes a plugin's breaker and forgets its failures and its backoff.",
               "loop"),
+    Operation("fleet.status", NoArgs, "The nodes of the fleet, as this one sees them, and what each owns.", "loop"),
+    Operation("fleet.owner", PluginArgs, "Which node owns a plugin.", "loop"),
+    Operation("fleet.drain", NodeArgs,
+              "A node gives its plugins to the others and owns none until `fleet.rebalance`; its hosts are served on.",
+              "loop"),
+    Operation("fleet.rebalance", NoArgs, "Every drained node owns its part of the plugins again.", "loop"),
     BACKUP,
     *figures_arguments.OPERATIONS,
 ))

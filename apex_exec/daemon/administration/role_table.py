@@ -10,11 +10,12 @@ from apex_exec.config import ADMIN
 
 OPERATIONS_OF: dict[str, tuple[str, ...]] = {
     "viewer": (
-        "ops", "daemon.doctor", "daemon.overview", "daemon.status", "plugin.find", "plugin.list", "plugin.live",
+        "ops", "daemon.doctor", "daemon.overview", "daemon.status", "fleet.owner", "fleet.status", "plugin.find", "plugin.list", "plugin.live",
         "plugin.show", "keys.list", "market.index", "market.search", "market.show", "market.status",
         "market.ticket.list"),
     "operator": (
         "audit.events", "audit.verify", "breaker.reset", "daemon.drain", "daemon.reload", "daemon.undrain",
+        "fleet.drain", "fleet.rebalance",
         "plugin.disable", "plugin.enable", "plugin.install", "plugin.logs", "plugin.quarantine", "plugin.release",
         "plugin.remove", "plugin.restart", "plugin.revokeVersion", "plugin.rollback", "plugin.upgrade",
         "plugin.verify"),

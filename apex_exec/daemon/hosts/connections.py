@@ -29,10 +29,10 @@ class Peer:
     """One connection of ``connections``, which is also where replies to it are sent.
 
     ``pending`` maps the ids of its requests without a reply to their calls. ``foreign``: it has chosen a routing id of
-    its own, which PROTOCOL.md does not allow.
+    its own, which PROTOCOL.md does not allow. ``node`` names the fleet's node that this is; "" of a host.
     """
 
-    __slots__ = ("connections", "fd", "foreign", "gone", "host", "pending")
+    __slots__ = ("connections", "fd", "foreign", "gone", "host", "node", "pending")
 
     def __init__(self, host: bytes, fd: int, connections: Connections) -> None:
         self.host = host
@@ -41,6 +41,7 @@ class Peer:
         self.pending: dict[int | str, int] = {}
         self.foreign = False
         self.gone = False
+        self.node = ""
 
 
 Trouble = Literal["unroutable", "too_many_connections", "held_too_much", "unread"]

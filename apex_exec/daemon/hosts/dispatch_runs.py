@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
 
@@ -44,8 +44,21 @@ class Run:
         self.open: set[int] = set()
 
 
+class Elsewhere(Protocol):
+    """Where parts go that another node of the fleet runs."""
+
+    def launch(self, run: Run, call: int, plugin: str, payload: msgspec.Raw, deadline_ns: int, now_ns: int) -> bool:
+        """Sends the part to the node that owns its plugin; False if that is this one."""
+
+    def cancel_part(self, call: int) -> bool:
+        """Ends a part that was sent; False if it was not."""
+
+
 class DispatchRuns:
-    """Every dispatch without its reply. ``step(event, now_ns)`` gives an event to the core and does its actions."""
+    """Every dispatch without its reply. ``step(event, now_ns)`` gives an event to the core and does its actions.
+    ``elsewhere`` is set by a fleet."""
+
+    elsewhere: Elsewhere | None = None
 
     def __init__(self, pool: Pool, table: PendingTable, replies: Replies,
                  step: Callable[[ev.Event, int], None]) -> None:
@@ -96,18 +109,17 @@ class DispatchRuns:
             spec = self._pool.spec(part.plugin)
             timeout_ns = spec.limits.timeout_ms * MS_NS if spec else 0
             deadline_ns = min(part.deadline_ns, now_ns + timeout_ns)
+            if self.elsewhere is not None and self.elsewhere.launch(run, call, part.plugin, encoded, deadline_ns,
+                                                                    now_ns):
+                continue
             self._step(ev.InvokeRequested(call, part.plugin, run.hook, run.user_id, encoded, deadline_ns),
                        now_ns)
 
     def settled(self, verdict: Verdict, outcome: Settled, effects: list[Any]) -> bool:
         """Takes the verdict of a part; False if it belongs to no dispatch."""
-        run = self._parts.pop(verdict.call, None)
-        if run is None:
+        if verdict.call not in self._parts:
             return False
-        run.open.discard(verdict.call)
-        if run.call not in self._runs:
-            return True  # cancelled meanwhile
-        code, value = outcome.code, None
+        code = outcome.code
         entry = msg.Outcome(plugin=verdict.plugin, ok=not code, effects=effects, usage=outcome.usage)
         if code:
             entry.error = msg.OutcomeError(
@@ -116,12 +128,22 @@ class DispatchRuns:
         else:
             raw = bytes(verdict.body.result)  # type: ignore[attr-defined]  # a Reply: code is ""
             entry.result = msgspec.Raw(raw)
-            value = hooks.parts_of(run.hook, raw, verdict.plugin)
-        run.outcomes[verdict.plugin] = entry
-        now_ns = time.monotonic_ns()
-        self._launch(run, run.course.settled(verdict.plugin, not code, value, now_ns), now_ns)
-        self._conclude(run)
+        self.outcome(verdict.call, entry)
         return True
+
+    def outcome(self, call: int, entry: msg.Outcome) -> None:
+        """Takes the outcome of a part, wherever it ran."""
+        run = self._parts.pop(call, None)
+        if run is None:
+            return
+        run.open.discard(call)
+        if run.call not in self._runs:
+            return  # cancelled meanwhile
+        value = hooks.parts_of(run.hook, bytes(entry.result), entry.plugin) if entry.ok else None
+        run.outcomes[entry.plugin] = entry
+        now_ns = time.monotonic_ns()
+        self._launch(run, run.course.settled(entry.plugin, entry.ok, value, now_ns), now_ns)
+        self._conclude(run)
 
     def _conclude(self, run: Run) -> None:
         if not run.course.finished or self._runs.pop(run.call, None) is None:
@@ -142,7 +164,8 @@ class DispatchRuns:
         run = self._runs.pop(call)
         started = bool(run.outcomes or run.open)
         for part in list(run.open):
-            self._step(ev.CancelRequested(part), now_ns)
+            if self.elsewhere is None or not self.elsewhere.cancel_part(part):
+                self._step(ev.CancelRequested(part), now_ns)
         self._replies.finish(run.pending, _encode(msg.Error(
             id=run.pending.id, code=Code.CANCELLED, message="cancelled by its caller", started=started,
             retryable=False, action=run.hook)))

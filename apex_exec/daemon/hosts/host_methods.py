@@ -36,6 +36,8 @@ WAITING_MAX = 1024
 WAITING_PER_PLUGIN_MAX = 64
 """Those of one plugin, so that a plugin that has as many waiting as it may leaves room for the others."""
 REPLY_BYTES_MAX = 1024 * 1024
+NODES_WORDS = ("not_provided", "host_lost", "deadline_exceeded")
+"""Codes of the plugins' API that another node may answer, where its host did not."""
 
 _encode = msgspec.msgpack.Encoder().encode
 
@@ -96,16 +98,31 @@ class HostMethods:
         serves = [method for method in methods if self._providers[method][0] is peer]
         return serves, [method for method in methods if self._providers[method][0] is not peer]
 
+    def local(self) -> list[str]:
+        """The methods that a host of this node provides, in order: what the other nodes of a fleet may be told."""
+        return sorted(method for method, peers in self._providers.items() if any(not peer.node for peer in peers))
+
+    def provided_by_node(self, peer: Peer, methods: list[str]) -> None:
+        """The hosts of another node provide ``methods`` now, and nothing else. Raises WireError as ``provide``."""
+        for method in [method for method in self._of.get(peer, ()) if method not in methods]:
+            self._of[peer].remove(method)
+            self._withdraw(peer, method, self._clock_ns())
+        if methods:
+            self.provide(peer, methods)
+
+    def _withdraw(self, peer: Peer, method: str, now_ns: int) -> None:
+        self._count -= 1
+        providers = self._providers[method]
+        providers.remove(peer)
+        if not providers:
+            del self._providers[method]
+            self._expect(method, now_ns)
+
     def peer_gone(self, peer: Peer) -> None:
         """It provides nothing any longer; who stands by takes over. What it was asked may have taken effect."""
         now_ns = self._clock_ns()
         for method in self._of.pop(peer, ()):
-            self._count -= 1
-            providers = self._providers[method]
-            providers.remove(peer)
-            if not providers:
-                del self._providers[method]
-                self._expect(method, now_ns)
+            self._withdraw(peer, method, now_ns)
         for number in [number for number, out in self._out.items() if out.peer is peer]:
             self._out.pop(number).answered(b"", "host_lost", "the host ended before it answered; whether the method "
                                                              "took effect is not known")
@@ -135,12 +152,21 @@ class HostMethods:
         return min((self._absent[method] for method in self._waiting), default=0)
 
     # ------------------------------------------------------------------ calls
-    def call(self, request: HostMethod, plugin: str, user_id: str, deadline_ms: int, answered: Answered) -> int:
+    def call(self, request: HostMethod, plugin: str, user_id: str, deadline_ms: int, answered: Answered, *,
+             came_from: Peer | None = None, here: bool = False) -> int:
         """Asks the provider; ``answered`` is called with the outcome. Returns the call's number; 0 if nobody provides
         the method, or its parameters hold what the protocol's values do not. If the provider has just gone the call
-        waits for another; ``expire`` has to be called then."""
+        waits for another; ``expire`` has to be called then. In a fleet, the node that the plugin's call
+        ``came_from`` is asked first, and a call of another node (``here``) asks nobody but this node's hosts."""
         method, now_ns = request.method, self._clock_ns()
         providers = self._providers.get(method)
+        if providers is not None and here:
+            providers = [peer for peer in providers if not peer.node]
+        elif providers is not None and came_from is not None and came_from in providers:
+            providers = [came_from]
+        if here and not providers:
+            answered(b"", "not_provided", f"no host of this node provides {method}")
+            return 0
         if providers is None and (self._absent.get(method, 0) <= now_ns
                                   or self._waiting_of[plugin] >= WAITING_PER_PLUGIN_MAX
                                   or self._waiting_of.total() >= WAITING_MAX):
@@ -213,6 +239,9 @@ class HostMethods:
                 out.answered(body, "", "")
             return out.plugin
         error: dict[str, Any] = reply.error or {}
+        if peer.node and (code := error.get("code")) in NODES_WORDS:  # no host's: that of the node between
+            out.answered(b"", code, str(error.get("message", ""))[:400])
+            return out.plugin
         code, message = str(error.get("code", ""))[:64], str(error.get("message", ""))[:400]
         out.answered(b"", "host_error", ": ".join(part for part in (code, message) if part) or "the host refused")
         return out.plugin

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 ZAP_ENDPOINT = "inproc://zeromq.zap.01"
 ZAP_DOMAIN = b"apex-exec"
 SERVER_KEY = "server.key_secret"
-HEARTBEAT_MS, HEARTBEAT_LOST_MS = 2000, 6000
+HEARTBEAT_MS, HEARTBEAT_LOST_MS = 300, 900
 """On tcp a host whose machine or network has gone sends no end of its connection; libzmq asks it, and gives it up."""
 
 
@@ -71,13 +71,16 @@ class Curve:
 
 
 class Zap:
-    """Answers libzmq's question whether a CURVE key may connect (ZAP, rfc.zeromq.org/spec/27), in the loop."""
+    """Answers libzmq's question whether a CURVE key may connect (ZAP, rfc.zeromq.org/spec/27), in the loop.
 
-    def __init__(self, context: zmq.Context[Any], loop: Loop, curve: Curve, on_denied: Callable[[str], None]) -> None:
+    ``known`` gives the name of whoever has a key (z85), "" if nobody has; it becomes the ``user`` of the connection."""
+
+    def __init__(self, context: zmq.Context[Any], loop: Loop, known: Callable[[bytes], str],
+                 on_denied: Callable[[str], None]) -> None:
         self._socket: zmq.Socket[bytes] = context.socket(zmq.REP)
         self._socket.setsockopt(zmq.LINGER, 0)
         self._socket.bind(ZAP_ENDPOINT)  # before the ROUTER binds: libzmq asks nobody who comes later
-        self._curve = curve
+        self._known = known
         self._on_denied = on_denied
         loop.add(int(self._socket.getsockopt(zmq.FD)), self._ready)
 
@@ -90,7 +93,7 @@ class Zap:
             version, request, _, address, _, mechanism, *keys = frames
             known = ""
             if mechanism == b"CURVE" and keys:
-                known = self._curve.clients.get(z85.encode(keys[0]), "")
+                known = self._known(z85.encode(keys[0]))
             if not known:
                 self._on_denied(address.decode(errors="replace"))
             answer = (b"200", b"OK", known.encode()) if known else (b"400", b"unknown key", b"")
@@ -114,7 +117,7 @@ class TcpHosts:
 
     def open(self, loop: Loop, events: Events) -> Connections:
         """The connections, secured and not bound yet."""
-        self._zap = Zap(self._context, loop, self.curve, self._on_denied)
+        self._zap = Zap(self._context, loop, lambda key: self.curve.clients.get(key, ""), self._on_denied)
         router: zmq.Socket[bytes] = self._context.socket(zmq.ROUTER)
         self.curve.secure(router)
         router.setsockopt(zmq.HEARTBEAT_IVL, HEARTBEAT_MS)

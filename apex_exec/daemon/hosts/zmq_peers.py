@@ -54,12 +54,13 @@ _SRCFD = int(zmq.SRCFD)
 
 
 class ZmqPeer(Peer):
-    """One connection, and the replies that libzmq did not take yet."""
+    """One connection, and the replies that libzmq did not take yet. ``user`` is whose CURVE key it has shown."""
 
-    __slots__ = ("waiting", "waiting_bytes")
+    __slots__ = ("user", "waiting", "waiting_bytes")
 
-    def __init__(self, host: bytes, fd: int, connections: Connections) -> None:
+    def __init__(self, host: bytes, fd: int, connections: Connections, user: str) -> None:
         super().__init__(host, fd, connections)
+        self.user = user
         self.foreign = host[0] != 0  # libzmq gives those that it makes a first byte of 0
         self.waiting: deque[tuple[list[bytes], bytes]] = deque()
         self.waiting_bytes = 0
@@ -119,7 +120,7 @@ class ZmqPeers:
             if peer is None:
                 frame: Any = recv(_NOBLOCK, copy=False)
                 body, fd = frame.bytes, frame.get(_SRCFD)
-                peer = self._arrived(host, fd)
+                peer = self._arrived(host, fd, _user_of(frame))
             else:
                 body = recv(_NOBLOCK)
             frames: list[bytes] = []
@@ -135,7 +136,7 @@ class ZmqPeers:
                 on_message(peer, frames, body)
         return True
 
-    def _arrived(self, host: bytes, fd: int) -> ZmqPeer | None:
+    def _arrived(self, host: bytes, fd: int, user: str) -> ZmqPeer | None:
         """The peer of a routing id not seen before; None if its connection has ended already.
 
         The monitor is read first: a reused fd's DISCONNECTED and ACCEPTED stand there before its first message.
@@ -143,7 +144,7 @@ class ZmqPeers:
         self.follow()
         if fd not in self._by_fd:
             return None
-        peer = self._peers[host] = ZmqPeer(host, fd, self)
+        peer = self._peers[host] = ZmqPeer(host, fd, self, user)
         self._by_fd[fd].append(peer)
         return peer
 
@@ -240,6 +241,11 @@ class ZmqPeers:
                 peer.waiting_bytes = 0
                 self._slow.discard(peer)
 
+    def drop_users(self, is_known: Callable[[str], bool]) -> None:
+        """Ends the connections of those who are known no longer."""
+        for peer in [peer for peer in self._peers.values() if not is_known(peer.user)]:
+            self.drop(peer)
+
     def drop(self, peer: Peer) -> None:
         """Ends the connection of ``peer``. libzmq has no call for it, but it sees its socket shut down."""
         assert isinstance(peer, ZmqPeer)
@@ -253,6 +259,14 @@ class ZmqPeers:
         """Closes the socket and its monitor; unsent replies have the context's linger."""
         self._router.disable_monitor()
         self._router.close()
+
+
+def _user_of(frame: Any) -> str:
+    """Whose key the connection of ``frame`` has shown; "" if it was not asked for one."""
+    try:
+        return str(frame.get("User-Id"))
+    except zmq.ZMQError:
+        return ""
 
 
 def _received(fd: int) -> int:

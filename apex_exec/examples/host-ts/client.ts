@@ -114,6 +114,8 @@ export class ApexClient {
       linger: 0,
       reconnectInterval: 50,
       reconnectMaxInterval: 1000,
+      // A machine or a network that has gone ends no connection; libzmq asks, and knows within a second.
+      ...(endpoint.startsWith("tcp:") && { heartbeatInterval: 300, heartbeatTimeout: 900, connectTimeout: 2000 }),
       ...(curve && {
         curveServerKey: curve.serverPublicKey, curvePublicKey: curve.publicKey, curveSecretKey: curve.secretKey,
       }),

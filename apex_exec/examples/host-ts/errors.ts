@@ -86,6 +86,7 @@ export const FAMILIES: Record<string, typeof CallError> = {
   FORBIDDEN: AdminRefused,
   CANCELLED: Cancelled,
   INTERNAL: DaemonFault,
+  NODE_LOST: DaemonFault,
 };
 
 /** The typed error of an `error` message; a code that a newer daemon sends is a plain CallError. */

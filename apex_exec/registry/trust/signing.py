@@ -28,7 +28,7 @@ from cryptography.hazmat.primitives.serialization import (
 from apex_exec.common.files import create_file
 from apex_exec.errors import Code, Refusal
 
-ROLES = ("author", "approver", "market")
+ROLES = ("author", "approver", "market", "node")
 SIGNATURE_FILE_BYTES_MAX = 16_384
 SIGNATURES_MAX = 16
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")

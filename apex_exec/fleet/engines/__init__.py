@@ -1,0 +1,33 @@
+"""Who the members of the fleet are, as an engine that exists knows it. Each engine is one file behind one port."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from apex_exec.errors import ConfigError
+
+
+class Engine(Protocol):
+    """One engine. It is asked about once a second, in a process of its own, and may block for a few seconds."""
+
+    def members(self) -> set[str]:
+        """The names of the nodes that are members now. Raises EngineSilent if it does not say; then the members that
+        it named last stay members."""
+
+
+class EngineSilent(Exception):
+    """The engine does not say who the members are; ``str()`` is one line for a person."""
+
+
+def engine_of(kind: str, node: str, members: Sequence[str]) -> Engine:
+    """The engine of this configuration. Raises ConfigError."""
+    if kind == "static":
+        from apex_exec.fleet.engines.static import Static
+
+        return Static(members)
+    if kind == "kubernetes":
+        from apex_exec.fleet.engines.kubernetes import Kubernetes
+
+        return Kubernetes(node, members)
+    raise ConfigError(f"fleet.engine: {kind!r} is no engine of this release")
