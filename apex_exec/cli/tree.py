@@ -18,7 +18,7 @@ FILES = {
     "undrain": "daemon.operate", "restart": "daemon.operate", "breaker": "daemon.operate", "backup": "daemon.backup",
     "restore": "daemon.backup", "invoke": "invoke", "dispatch": "invoke", "schema": "schema", "keys": "keys",
     "audit": "audit", "console": "console", "deploy": "deploy",
-    "plugin new": "plugin.new", "plugin validate": "plugin.validate", "plugin test": "plugin.test",
+    "plugin new": "plugin.new", "plugin add": "plugin.add", "plugin validate": "plugin.validate", "plugin test": "plugin.test",
     "plugin dev": "plugin.dev", "plugin pack": "plugin.pack", "plugin sign": "plugin.pack",
     "plugin install": "plugin.install", "plugin upgrade": "plugin.install", "plugin rollback": "plugin.install",
     "plugin remove": "plugin.install", "plugin enable": "plugin.enable", "plugin disable": "plugin.enable",

@@ -39,9 +39,11 @@ def settings_with_hooks(config: Path | None) -> Settings:
     themselves. Raises ConfigError."""
     from apex_exec.catalogue.declared import declare_all
     from apex_exec.config import load_settings
+    from apex_exec.registry.bundles.bounds import Bounds
 
     settings = load_settings(config)
     declare_all(settings.declared_hooks())
+    Bounds.use(settings)
     return settings
 
 

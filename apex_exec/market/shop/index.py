@@ -19,7 +19,7 @@ from apex_exec.common.canonical_json import canonical_json
 from apex_exec.common.names import version_key
 from apex_exec.errors import Code, Refusal
 from apex_exec.market.money.pricing import Price
-from apex_exec.registry.bundles.bundle import APX_BYTES_MAX
+from apex_exec.registry.bundles.bounds import Bounds
 from apex_exec.registry.trust.signing import key_id_of, raw_public, verify_bytes
 
 NAME = "index.json"
@@ -131,7 +131,7 @@ def find(index: Index, plugin: str, version: str = "") -> Entry:
     if not offered:
         raise Refusal("plugin_revoked", f"{plugin} was revoked by the marketplace")
     best = max(offered, key=lambda entry: (entry.state == "published", version_key(entry.version)))
-    if not _DIGEST.fullmatch(best.digest) or not 0 < best.size <= APX_BYTES_MAX:
+    if not _DIGEST.fullmatch(best.digest) or not 0 < best.size <= Bounds.apx_bytes_max():
         raise _bad("index_invalid", f"the index has an invalid entry for {plugin}")
     return best
 

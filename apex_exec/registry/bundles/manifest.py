@@ -262,6 +262,7 @@ class Manifest(_Strict):
     data: DataPart = DataPart()
     pricing: PricingPart = PricingPart()
     support: SupportPart | None = None
+    dependencies: Annotated[list[str], Field(max_length=100)] = []
     isolation: Literal["shared", "call"] = "shared"
     ordering: Literal["user", "none"] = "user"
 
