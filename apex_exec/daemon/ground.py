@@ -27,8 +27,8 @@ from apex_exec.errors import ConfigError
 from apex_exec.executor.jails import Sandboxing
 from apex_exec.executor.processes.zygote_link import ZygoteLink
 from apex_exec.observe.logs import Logs
-from apex_exec.registry.bundles.bounds import Bounds
 from apex_exec.registry.bundles.blobs import BlobStore, BundleSource
+from apex_exec.registry.bundles.bounds import Bounds
 
 PR_SET_CHILD_SUBREAPER = 36
 

@@ -24,7 +24,7 @@ class Vendored(metadata.Distribution):
         body = self._files.get(f"{self._folder}/{filename}")
         return None if body is None else body.decode("utf-8", "replace")
 
-    def locate_file(self, path: object) -> Path:  # type: ignore[override]  # a path is a SimplePath
+    def locate_file(self, path: object) -> Path:
         """The path of one of the package's files."""
         return Path(self._root, posixpath.dirname(self._folder), str(path))
 

@@ -24,6 +24,8 @@ from workers.python.preload import Allowed
 
 VENDOR = "vendor/"
 """The folder of packages that ``plugin add`` has put into the bundle. Own modules come first."""
+LOCK_NAME = "vendor.lock.json"
+"""The file that says what is in ``vendor/``; the daemon has checked it."""
 _import = builtins.__import__
 _BUILTINS: dict[str, Any] = dict(vars(builtins))
 
@@ -36,8 +38,8 @@ def text_of(source: bytes) -> str:
 
 
 class Importer(importlib.abc.MetaPathFinder, importlib.abc.InspectLoader):
-    """Finder and loader of one bundle's files. Modules are at the bundle's root, beside the entry point, in ``vendor/``,
-    and in folders of the bundle that a library puts on ``sys.path`` or on a package's ``__path__``."""
+    """Finder and loader of one bundle's files. Modules are at the bundle's root, beside the entry point, in
+    ``vendor/``, and in folders of the bundle that a library puts on ``sys.path`` or on a package's ``__path__``."""
 
     def __init__(self, plugin: str, files: Mapping[str, bytes], entrypoint: str,
                  compiled: Mapping[str, CodeType] | None = None) -> None:
@@ -206,7 +208,7 @@ class _Resources(TraversableResources):
     def __init__(self, root: Path) -> None:
         self._root = root
 
-    def files(self) -> Path:  # type: ignore[override]  # a path is a Traversable, which typeshed does not say
+    def files(self) -> Path:
         return self._root
 
 

@@ -33,8 +33,8 @@ class Allowed:
 
 
 def preload(boot: dict[str, Any]) -> None:
-    """Loads ``boot["preload"]`` (each module must exist), ``boot["hidden"]`` (if this Python has it) and every zone, and
-    keeps ``boot["withheld"]``, the reasons.
+    """Loads ``boot["preload"]`` (each module must exist), ``boot["hidden"]`` (if this Python has it) and every zone,
+    and keeps ``boot["withheld"]``, the reasons.
 
     Raises ImportError with the name of a missing module.
     """

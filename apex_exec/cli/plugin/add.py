@@ -23,7 +23,8 @@ DIFFERENCES_TOLD_MAX = 20
 
 @plugin_app.command(epilog=examples(
     "apex-exec plugin add jinja2", "apex-exec plugin add 'python-dateutil==2.9.0' --dir ./my-plugin",
-    "apex-exec plugin add", "apex-exec plugin add --check", "apex-exec plugin add jinja2 --find-links wheels --offline"))
+    "apex-exec plugin add", "apex-exec plugin add --check",
+    "apex-exec plugin add jinja2 --find-links wheels --offline"))
 def add(
     names: Annotated[list[str] | None, Argument(
         metavar="NAME[==X]…", help="Packages; without any, vendor/ is put back as the lock says.")] = None,

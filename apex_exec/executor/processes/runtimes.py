@@ -45,7 +45,8 @@ def boot(plan: dict[str, Any], extra_modules: list[str]) -> dict[str, Any]:
 
     ``preload`` are modules that a Python plugin may import; the zygote loads them, since a confined worker can read no
     file. ``hidden`` are modules that those import only when they are first used. ``refused`` are modules that the
-    zygote itself needs and a plugin is not to find; ``withheld`` says why a module is kept from plugins. Python comes last: it sees what the others have loaded.
+    zygote itself needs and a plugin is not to find; ``withheld`` says why a module is kept from plugins. Python comes
+    last: it sees what the others have loaded.
     """
     languages = {row.name: (list(row.suffixes), row.module) for row in reversed(RUNTIMES.values())}
     return {"jail": plan, "preload": [*ALLOWED, *extra_modules], "hidden": list(HIDDEN),

@@ -40,5 +40,5 @@ class Bounds:
     @classmethod
     def words(cls, files: int, size: int) -> str:
         """What a refusal says: both sizes, both bounds, and where they are set."""
-        return (f"it has {files:,} files and {size:,} bytes; at most {cls.files_max:,} files (registry.bundle_files) and "
-                f"{cls.bytes_max:,} bytes (registry.bundle_bytes) are accepted")
+        return (f"it has {files:,} files and {size:,} bytes; at most {cls.files_max:,} files (registry.bundle_files) "
+                f"and {cls.bytes_max:,} bytes (registry.bundle_bytes) are accepted")

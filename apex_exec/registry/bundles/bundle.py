@@ -35,6 +35,7 @@ from apex_exec.registry.bundles.manifest import (
     manifest_refusal,
     parse_manifest,
 )
+from apex_exec.registry.bundles.pictures import picture_problems
 from apex_exec.registry.vendored.lock import LOCK_NAME, VENDOR, Package, lock_problems, locked_files
 
 __all__ = ["Bundle", "pack", "parse_manifest", "read_apx", "read_folder", "read_path", "unpack"]
@@ -74,6 +75,12 @@ def _refuse(problems: list[dict[str, Any]], where: str) -> Refusal:
     more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
     return Refusal(first["code"], f"{where}: {first['path']}: {first['message']}{more}"[:1000], hint=first["hint"],
                    code=Code.INVALID_INPUT, problems=problems[:100])
+
+
+def _too_large(sizes: dict[str, int]) -> dict[str, Any]:
+    largest = max(sizes, key=sizes.__getitem__)
+    return _problem("bundle_too_large", "$", Bounds.words(len(sizes), sum(sizes.values())),
+                    f"{_SMALLER}; its largest file is {largest} with {sizes[largest]:,} bytes")
 
 
 class Bundle:
@@ -283,8 +290,8 @@ def make_bundle(files: dict[str, bytes], where: str, left_out: Collection[str] =
                 for name in files if (wrong := _name_problem(name))]
     problems += _collisions(list(files))
     problems += _file_problems(files)
-    if not is_stored and not Bounds.fit(len(files), size := sum(map(len, files.values()))):
-        problems.append(_problem("bundle_too_large", "$", Bounds.words(len(files), size), _SMALLER))
+    if not is_stored and not Bounds.fit(len(files), sum(map(len, files.values()))):
+        problems.append(_too_large({name: len(body) for name, body in files.items()}))
     data = files.get("manifest.json")
     if data is None:
         problems += _native_problems(files, is_javascript=False)
@@ -307,6 +314,8 @@ def make_bundle(files: dict[str, bytes], where: str, left_out: Collection[str] =
     elif manifest is not None and manifest.entrypoint.startswith("tests/"):
         problems.append(_problem("entrypoint_missing", manifest.entrypoint, "tests/ is not loaded into workers",
                                  "move the entry point out of tests/"))
+    if manifest is not None:
+        problems += picture_problems(manifest, files)
     if problems:
         raise _refuse([*problems, *wrong_manifest], where)
     if manifest is None:
@@ -324,7 +333,8 @@ def read_folder(folder: Path, left_out: list[str] | None = None, output: Path | 
     """
     files: dict[str, bytes] = {}
     problems: list[dict[str, Any]] = []
-    count = total_bytes = 0
+    sizes: dict[str, int] = {}
+    total_bytes = 0
     if not folder.is_dir():
         raise Refusal("not_found", f"the folder {folder} does not exist", code=Code.NOT_FOUND,
                       hint="a bundle is a folder with a manifest.json")
@@ -344,13 +354,14 @@ def read_folder(folder: Path, left_out: list[str] | None = None, output: Path | 
             elif info.st_nlink > 1:
                 problems.append(_problem("link_refused", name, "it is a hard link", "copy the file itself"))
             else:
-                count, total_bytes = count + 1, total_bytes + info.st_size
-                if Bounds.fit(count, total_bytes):
+                sizes[name] = info.st_size
+                total_bytes += info.st_size
+                if Bounds.fit(len(sizes), total_bytes):
                     files[name] = _read_regular(path, Bounds.bytes_max)
     except OSError as error:
         raise Refusal("unreadable", f"{folder}: {error}", hint="make it readable for this user") from None
-    if not Bounds.fit(count, total_bytes):
-        problems.append(_problem("bundle_too_large", "$", Bounds.words(count, total_bytes), _SMALLER))
+    if not Bounds.fit(len(sizes), sum(sizes.values())):
+        problems.append(_too_large(sizes))
     if problems:
         raise _refuse(problems, str(folder))
     return make_bundle(files, str(folder), left_out)
@@ -428,8 +439,8 @@ def _broken(where: str, message: str) -> Refusal:
 def _check_ends(data: bytes, where: str, is_stored: bool) -> None:
     """Counts the entries before any is parsed. No bytes may precede the first entry or follow the end record."""
     if not is_stored and len(data) > Bounds.apx_bytes_max():
-        raise Refusal("bundle_too_large", f"{where}: it is larger than {Bounds.apx_bytes_max():,} bytes; a bundle has at "
-                      f"most {Bounds.files_max:,} files (registry.bundle_files) and {Bounds.bytes_max:,} bytes "
+        raise Refusal("bundle_too_large", f"{where}: it is larger than {Bounds.apx_bytes_max():,} bytes; a bundle has "
+                      f"at most {Bounds.files_max:,} files (registry.bundle_files) and {Bounds.bytes_max:,} bytes "
                       "(registry.bundle_bytes)", hint=_SMALLER, code=Code.INVALID_INPUT)
     if not data.startswith(b"PK\x03\x04") or len(data) < _END.size or data[-_END.size :][:4] != _END_MAGIC:
         raise _broken(where, "it is not an .apx file, or it is cut short or has something appended")

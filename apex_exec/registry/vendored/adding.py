@@ -243,8 +243,8 @@ def _unusable(name: str, wheels: dict[str, Wheel], why: str) -> Refusal:
     has = re.search(r"(?:ModuleNotFoundError|ImportError|RuntimeError|gaierror): (.+)", why)
     if natives and not re.search(r"that plugins may import|has no threads|has no network", why):
         return Refusal("native_code", f"{name} does not work without its compiled part {natives[0]}: {why[:200]}",
-                       code=Code.REFUSED, hint="a plugin is plain Python: take a package that is written in Python alone, "
-                                               "or an older version that is")
+                       code=Code.REFUSED, hint="a plugin is plain Python: take a package, or an older "
+                                               "version, that is written in Python alone")
     reason = (has[1] if has else why)[:300].split("; the operator can add it")[0]
     return Refusal("unusable_package", f"{name} cannot be imported in a plugin"
                    + (f" because of {blamed}" if blamed != name else "") + f": {reason}", code=Code.REFUSED,
@@ -277,14 +277,14 @@ def _modules(paths: Iterable[str], prefix: str) -> set[str]:
 
 
 def _notes(wheels: dict[str, Wheel]) -> list[str]:
-    notes = [f"{name}: left out its compiled parts ({', '.join(wheel.native[:3])}{' …' if wheel.native[3:] else ''}); its "
-             "own Python is used" for name, wheel in wheels.items() if wheel.native]
+    notes = [f"{name}: left out its compiled parts ({', '.join(wheel.native[:3])}{' …' if wheel.native[3:] else ''}); "
+             "its own Python is used" for name, wheel in wheels.items() if wheel.native]
     for name, wheel in wheels.items():
         for what, pattern in _USES.items():
             for path, body in wheel.files.items():
                 if path.endswith(".py") and (match := pattern.search(body)):
                     line = body.count(b"\n", 0, match.start()) + 1
-                    notes.append(f"{name}: {VENDOR}{path}:{line} uses {what}, which a plugin has not: what calls it fails")
+                    notes.append(f"{name}: {VENDOR}{path}:{line} uses {what}, which a plugin has not: that fails")
                     break
     return notes[:NOTES_MAX]
 

@@ -71,8 +71,8 @@ def _pip(arguments: list[str], seconds: float = SECONDS_MAX) -> tuple[int, str]:
 
 
 def choose(requirements: list[str], source: Source, folder: Path) -> list[Chosen]:
-    """The packages that fulfil ``requirements``, with all that they need. ``folder`` is for pip's report. Blocks for the
-    network. Raises Refusal, in one line, with what to do."""
+    """The packages that fulfil ``requirements``, with all that they need. ``folder`` is for pip's report. Blocks for
+    the network. Raises Refusal, in one line, with what to do."""
     report = folder / "report.json"
     status, said = _pip(["install", "--dry-run", "--ignore-installed", "--only-binary", ":all:", "--report",
                          str(report), "--quiet", "--target", str(folder / "nowhere"), *source.options(),
@@ -84,7 +84,7 @@ def choose(requirements: list[str], source: Source, folder: Path) -> list[Chosen
         if item.get("is_yanked"):
             name, version = item["metadata"]["name"], item["metadata"]["version"]
             raise Refusal("yanked", f"{name} {version} was withdrawn from the index by its authors (yanked)",
-                          code=Code.REFUSED, hint=f"take another version: apex-exec plugin add {canonicalize_name(name)}")
+                          code=Code.REFUSED, hint=f"take another version, or the newest: apex-exec plugin add {name}")
     return [Chosen(canonicalize_name(item["metadata"]["name"]), item["metadata"]["version"],
                    item["download_info"]["url"].rpartition("/")[2].partition("#")[0], _sha256(item["download_info"]))
             for item in items]
@@ -138,8 +138,8 @@ def _explained(said: str, source: Source) -> Refusal:
         name = re.search(r"^\s+(\S+==\S+)", said, re.MULTILINE)
         return Refusal("hash_changed", f"the wheel of {name[1] if name else 'a package'} is not the one that the lock "
                        "names: its SHA-256 differs", code=Code.REFUSED,
-                       hint="somebody has replaced it: do not use it; if you trust the new file, remove the package and "
-                            "add it again")
+                       hint="somebody has replaced it: do not use it; if you trust the new file, remove the "
+                            "package and add it again")
     if match := _TWO.search(said):
         causes = re.findall(r"^    (.+ depends on .+|The user requested .+)$", said, re.MULTILINE)
         return Refusal("conflict", f"{match[1]} cannot go together: {'; '.join(causes) or 'their requirements differ'}"

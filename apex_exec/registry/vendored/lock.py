@@ -1,8 +1,9 @@
 """``vendor.lock.json``: which packages a bundle has in ``vendor/``, and from which wheels their files are.
 
 The lock names each wheel by its SHA-256 and each wheel's ``RECORD`` by its own; ``RECORD`` has the hash of every file.
-So a file in ``vendor/`` is either exactly what the wheel has, or the bundle is refused. That the wheel is the index's own
-is not shown by the bundle: ``plugin add --check`` fetches the wheels again by these hashes. This module reads no file.
+So a file in ``vendor/`` is either exactly what the wheel has, or the bundle is refused. That the wheel is the index's
+own is not shown by the bundle: ``plugin add --check`` fetches the wheels again by these hashes. This module reads no
+file.
 """
 
 from __future__ import annotations
@@ -30,9 +31,9 @@ _AGAIN = "put it back with `apex-exec plugin add`; code of your own belongs besi
 
 
 class Package(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
-    """One vendored package. ``wheel`` is the file's name on the index and ``sha256`` its hash; ``info`` is the folder of
-    its metadata and ``record`` the SHA-256 of the ``RECORD`` there. ``left_out`` are files of the wheel that are not in
-    ``vendor/``: compiled libraries, tests, scripts."""
+    """One vendored package. ``wheel`` is the file's name on the index and ``sha256`` its hash; ``info`` is the folder
+    of its metadata and ``record`` the SHA-256 of the ``RECORD`` there. ``left_out`` are files of the wheel that are not
+    in ``vendor/``: compiled libraries, tests, scripts."""
 
     name: str
     version: str
@@ -132,7 +133,8 @@ def _name_problems(lock: Lock, dependencies: tuple[str, ...] | list[str]) -> Ite
         name = canonicalize_name(package.name)
         if name in versions:
             yield _problem("vendored_twice", LOCK_NAME, f"{name} is there as {versions[name]} and as "
-                           f"{package.version}; Python can load one version only", "keep one with `apex-exec plugin add`")
+                           f"{package.version}; Python can load one version only",
+                           "keep one with `apex-exec plugin add`")
         versions[name] = package.version
     for index, text in enumerate(dependencies):
         try:
@@ -143,7 +145,8 @@ def _name_problems(lock: Lock, dependencies: tuple[str, ...] | list[str]) -> Ite
         has = versions.get(canonicalize_name(wanted.name))
         if has is None or not wanted.specifier.contains(has, prereleases=True):
             yield _problem("not_vendored", f"$.dependencies[{index}]", f"{text} is not vendored"
-                           + (f": vendor/ has {has}" if has else ""), "run `apex-exec plugin add` in the plugin's folder")
+                           + (f": vendor/ has {has}" if has else ""),
+                           "run `apex-exec plugin add` in the plugin's folder")
 
 
 def _file_problems(files: Mapping[str, bytes], package: Package, known: dict[str, str]) -> Iterator[dict[str, Any]]:

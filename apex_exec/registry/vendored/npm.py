@@ -1,6 +1,7 @@
 """``plugin add`` in a JavaScript plugin: npm installs, and esbuild builds what is used into the plugin's one file.
 
-Both are the author's own. npm runs no script of a package (``--ignore-scripts``); its ``package-lock.json`` is the lock.
+Both are the author's own. npm runs no script of a package (``--ignore-scripts``); its ``package-lock.json`` is the
+lock.
 """
 
 from __future__ import annotations
@@ -25,8 +26,8 @@ def add_packages(folder: Path, names: list[str], remove: list[str]) -> dict[str,
     source = next((name for name in SOURCES if (folder / name).is_file()), None)
     if source is None:
         raise Refusal("no_source", f"{folder} has no source that can be bundled: none of {', '.join(SOURCES)} is there",
-                      code=Code.NOT_FOUND, hint="move the code of index.js to src/plugin.js: index.js becomes what esbuild "
-                                                "makes of it")
+                      code=Code.NOT_FOUND, hint="move the code of index.js to src/plugin.js: index.js becomes what "
+                                                "esbuild makes of it")
     npm = shutil.which("npm")
     if npm is None:
         raise Refusal("npm_missing", "npm is not installed", hint="install Node.js, which has npm")
@@ -66,7 +67,8 @@ def _run(command: list[str], folder: Path, name: str) -> None:
         if "E404" in said:
             raise Refusal("no_such_package", "npm has no package of that name or version", code=Code.NOT_FOUND,
                           hint="look at its name with `npm view NAME`")
-        line = next((line for line in said.splitlines() if "rror" in line), said.splitlines()[-1] if said else "no reason")
+        lines = said.splitlines() or ["no reason"]
+        line = next((line for line in lines if "rror" in line), lines[-1])
         raise Refusal(f"{name}_failed", f"{name}: {line}"[:400], hint=f"run `{name}` in {folder} to see all of it")
 
 

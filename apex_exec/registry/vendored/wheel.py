@@ -68,7 +68,8 @@ def read_wheel(path: Path, is_native: Callable[[str, bytes], bool]) -> Wheel:
     tags = path.stem.split("-")[-3:]
     package = Package(
         name=canonicalize_name(str(headers["Name"])), version=str(headers["Version"]),
-        licence=_licence(headers.get("License-Expression"), headers.get("License"), headers.get_all("Classifier") or []),
+        licence=_licence(headers.get("License-Expression"), headers.get("License"),
+                         headers.get_all("Classifier") or []),
         wheel=path.name, sha256=hashlib.sha256(path.read_bytes()).hexdigest(), info=info,
         record=hashlib.sha256(record).hexdigest(),
         left_out=tuple(sorted(name for name in recorded if name in left_out)))
