@@ -250,9 +250,11 @@ class AuditSection(_Section):
 
 
 class RegistrySection(_Section):
-    """The database of plugins, versions, approvals and keys."""
+    """The database of plugins, versions, approvals and keys, and how large a bundle may be."""
 
     url: DatabaseUrl = "sqlite:///<state_dir>/registry.db"
+    bundle_bytes: int = Field(default=8_388_608, ge=65_536, le=33_554_432)
+    bundle_files: int = Field(default=2000, ge=10, le=20_000)
 
 
 class StorageSection(_Section):

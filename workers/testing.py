@@ -207,7 +207,7 @@ class Tracer:
     """Records the jumps between lines of the bundle's own files, except its tests."""
 
     def __init__(self, plugin: str, files: dict[str, bytes]) -> None:
-        names = {f"{plugin}/{path}": path for path in files if path.endswith(".py") and not path.startswith("tests/")}
+        names = {f"{plugin}/{path}": path for path in code_places.counted(files)}
         self._names = names
         self._data: dict[str, Any] = {}
         tracer: Any = coverage.pytracer.PyTracer()

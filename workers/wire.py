@@ -15,9 +15,9 @@ import msgspec
 from workers.effect_rules import NAME_CHARACTERS_MAX, TRIES_AT_ONCE
 
 # --- bounds. Each limits what one worker can make the supervisor hold or do.
-FRAME_BYTES_MAX = 4 * 1024 * 1024
-"""Largest frame that the link accepts, in either direction. The largest honest one is a bundle, on its way to a
-worker."""
+FRAME_BYTES_MAX = 40 * 1024 * 1024
+"""Largest frame that a worker accepts. The largest one is a bundle, on its way to it: ``registry.bundle_bytes`` at its
+most, with paths and hashes."""
 WORKER_FRAME_BYTES_MAX = 1024 * 1024 + 65536
 """Largest frame that a worker may send: a 1 MiB result and its envelope. A larger one is a WORKER_VIOLATION."""
 RESULT_BYTES_MAX = 1024 * 1024

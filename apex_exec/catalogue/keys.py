@@ -160,6 +160,10 @@ KEYS: dict[str, Key] = {
         "that was put back",
         '"/mnt/other/apex-exec.anchor"'),
     "registry.url": Key("`sqlite:///<state_dir>/registry.db`", "plugins, versions, approvals, keys"),
+    "registry.bundle_bytes": Key(
+        "8388608", "how large all files of one bundle may be together; may fire first: a worker's memory, since it "
+        "holds the bundle"),
+    "registry.bundle_files": Key("2000", "how many files one bundle may have"),
     "storage.url": Key(
         "`sqlite:///<state_dir>/storage.db`",
         "what plugins keep by `context.api.storage`; on PostgreSQL it may be the registry's database"),

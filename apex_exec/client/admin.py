@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,6 +13,10 @@ ADMIN_TIMEOUT_MS = 10_000
 """For an operation that only reads or writes the registry; those that run plugin code name a longer one."""
 ADMIN_MESSAGE_BYTES_MAX = 64 * 1024 * 1024
 """What this client sends at most; the daemon's own limit answers first."""
+
+
+PART_BYTES = 2 * 1024 * 1024
+"""A larger bundle is sent in parts of this size."""
 
 
 class AdminClient:
@@ -42,6 +47,18 @@ class AdminClient:
         if actor is not None:
             message["actor"] = dict(actor)
         return self._client.request(message, timeout_ms).get("result")
+
+    def with_bundle(self, args: Mapping[str, Any], timeout_ms: float = ADMIN_TIMEOUT_MS) -> dict[str, Any]:
+        """``args`` as they are; or, if their ``bundle`` is too large for one message, with an ``upload`` in its place,
+        whose parts were sent. ``timeout_ms`` is for each part."""
+        data = args.get("bundle")
+        if not isinstance(data, bytes) or len(data) <= PART_BYTES:
+            return dict(args)
+        digest = hashlib.sha256(data).hexdigest()
+        for offset in range(0, len(data), PART_BYTES):
+            self.request("plugin.upload", {"digest": digest, "offset": offset,
+                                           "bytes": data[offset : offset + PART_BYTES]}, timeout_ms)
+        return {**{key: value for key, value in args.items() if key != "bundle"}, "upload": digest}
 
     def ping(self, timeout_ms: float = ADMIN_TIMEOUT_MS) -> None:
         """Returns when the daemon has answered; blocks for at most ``timeout_ms``. Raises ConnectionLost."""

@@ -28,6 +28,7 @@ from apex_exec.executor.jails import Sandboxing
 from apex_exec.executor.processes.zygote_link import ZygoteLink
 from apex_exec.observe.logs import Logs
 from apex_exec.registry.bundles.blobs import BlobStore, BundleSource
+from apex_exec.registry.bundles.bounds import Bounds
 
 PR_SET_CHILD_SUBREAPER = 36
 
@@ -55,6 +56,7 @@ def prepare(settings: Settings, logs: Logs, undo: ExitStack) -> Ground:
     Raises ConfigError."""
     check_settings(settings)
     declare_all(settings.declared_hooks())
+    Bounds.use(settings)
     in_force = InForce(settings)
     notifier = Notifier()
     sandboxing = Sandboxing(settings)

@@ -34,7 +34,7 @@ from apex_exec.market.shop.index import INDEX_BYTES_MAX, NAME, check_bundle
 from apex_exec.market.shop.storefront import Shop
 from apex_exec.registry.arguments import OPERATIONS as REGISTRY
 from apex_exec.registry.bundles.blobs import BlobStore
-from apex_exec.registry.bundles.bundle import APX_BYTES_MAX
+from apex_exec.registry.bundles.bounds import Bounds
 from apex_exec.registry.bundles.scaffold import write_scaffold
 from apex_exec.registry.context import Context
 from apex_exec.registry.operations import HANDLERS
@@ -203,7 +203,7 @@ def install(world: World) -> None:
         now_ns=world.now_ns))
     place = str(world.service.shop.public)
     entry = world("market.index", place=place, index=fetch(place, NAME, INDEX_BYTES_MAX), plugin=PLUGIN)
-    data = fetch(place, entry["path"], APX_BYTES_MAX)
+    data = fetch(place, entry["path"], Bounds.apx_bytes_max())
     check_bundle(PLUGIN, entry["size"], entry["sha256"], data)
     done = world("plugin.install", bundle=data)
     say(f"installed from the index: {done['id']} {done['version']} is {done['state']}")

@@ -16,12 +16,13 @@ class _Args(msgspec.Struct, forbid_unknown_fields=True, rename="camel", kw_only=
 
 
 class Submit(_Args):
-    """A folder or ``.apx`` on the daemon's machine, or the bytes of an ``.apx``; contact and hours are for paid
-    plugins."""
+    """A folder or ``.apx`` on the daemon's machine, or the bytes of an ``.apx``, or the SHA-256 of an ``upload``;
+    contact and hours are for paid plugins."""
 
     submitter: str
     path: str = ""
     bundle: bytes = b""
+    upload: str = ""
     contact: str = ""
     response_hours: int = 0
 

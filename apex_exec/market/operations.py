@@ -31,6 +31,7 @@ from apex_exec.market.arguments import (
     Publish,
     Refund,
     Search,
+    Submit,
     Ticket,
     Which,
 )
@@ -46,9 +47,17 @@ from apex_exec.market.shop.index import Index, find, public_facts, search
 from apex_exec.market.shop.storefront import Shop
 from apex_exec.market.store import clock_of, set_clock_back
 from apex_exec.registry import store as registry
+from apex_exec.registry.bundles.uploads import Uploads
 from apex_exec.registry.context import Context
 
 Handler = Callable[[Context, Any], Any]
+
+def _given(context: Context, args: Submit) -> bytes:
+    """The bytes of the bundle, sent in one piece or uploaded before. Raises Refusal."""
+    if not args.upload:
+        return args.bundle
+    return Uploads(context.settings.state_path / "uploads").take(context.uid, args.upload)
+
 
 class Operations:
     """The handlers for one shop."""
@@ -65,7 +74,7 @@ class Operations:
         review = self.reviewing
         return {
             "market.submit": lambda context, args: review.submit(
-                context, Path(args.path) if args.path else None, args.bundle, args.submitter, args.contact,
+                context, Path(args.path) if args.path else None, _given(context, args), args.submitter, args.contact,
                 args.response_hours),
             "market.status": lambda _context, args: review.status(args.submission, args.plugin),
             "market.review": lambda _context, args: review.claim(args.submission, args.reviewer),

@@ -24,7 +24,8 @@ class PluginArgs(_Args):
 
 
 class BundleArgs(_Args):
-    """A bundle: a folder or ``.apx`` on the daemon's machine, or its bytes, or the id of a plugin that is registered.
+    """A bundle: a folder or ``.apx`` on the daemon's machine, or its bytes, or the SHA-256 of an ``upload``, or the id
+    of a plugin that is registered.
 
     ``manifest`` is the registration object if the caller passes it apart from the bundle; it must be equal to the
     bundle's own manifest. If it says ``enabled: true``, the plugin is also installed, and enabled for everybody.
@@ -34,6 +35,15 @@ class BundleArgs(_Args):
     path: str | None = None
     bundle: bytes | None = None
     manifest: dict[str, Any] | None = None
+    upload: str | None = None
+
+
+class UploadArgs(_Args):
+    """One part of an ``.apx``: the SHA-256 of the whole, where the part begins, and its bytes."""
+
+    digest: str
+    offset: int
+    bytes: bytes
 
 
 def wants_enabled(registration: Any) -> bool:
@@ -130,6 +140,8 @@ class RevokeKeyArgs(_Args):
 OPERATIONS = (
     Operation("plugin.register", BundleArgs,
               "Stores a bundle. Nothing runs, unless `manifest.enabled` has it installed and enabled.", lane="slow"),
+    Operation("plugin.upload", UploadArgs,
+              "Takes one part of a bundle too large for one message; the operation that wants it names its hash."),
     Operation("plugin.validate", PluginArgs,
               "Checks policy and signature, scans the code, and loads it in the jail.", lane="slow"),
     Operation("plugin.install", BundleArgs, "Registers, validates and installs; may wait for approvals.", lane="slow"),

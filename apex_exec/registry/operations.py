@@ -30,11 +30,13 @@ from apex_exec.registry.arguments import (
     RollbackArgs,
     SignatureArgs,
     UpgradeArgs,
+    UploadArgs,
     UserArgs,
     wants_enabled,
 )
 from apex_exec.registry.bundles.bundle import Bundle, read_path, unpack
 from apex_exec.registry.bundles.manifest import check_manifest, manifest_refusal, registration_object
+from apex_exec.registry.bundles.uploads import Uploads
 from apex_exec.registry.context import Context
 from apex_exec.registry.specs import commit
 from apex_exec.registry.store import EVERYBODY, VersionRow
@@ -45,16 +47,22 @@ Handler = Callable[[Context, Any], Any]
 """``handler(context, args)`` returns the result, or raises Refusal."""
 
 
-def _bundle(args: BundleArgs) -> tuple[Bundle, bytes]:
-    """The bundle that was passed as a path or as bytes. Raises Refusal."""
+def _uploads(ctx: Context) -> Uploads:
+    return Uploads(ctx.settings.state_path / "uploads")
+
+
+def _bundle(ctx: Context, args: BundleArgs) -> tuple[Bundle, bytes]:
+    """The bundle that was passed as a path, as bytes or as an upload. Raises Refusal."""
     if args.manifest is not None:
         given, problems = check_manifest(json.dumps(args.manifest).encode())
         if given is None:
             raise manifest_refusal(problems, "the registration object")
-    if (args.path is None) == (args.bundle is None):
-        raise Refusal("path_or_bundle", "pass either a path or the bytes of a bundle", code=Code.INVALID_INPUT,
-                      hint="pack a folder with `apex-exec plugin pack DIR`")
-    if args.bundle is not None:
+    if sum(given is not None for given in (args.path, args.bundle, args.upload)) != 1:
+        raise Refusal("path_or_bundle", "pass either a path, the bytes of a bundle, or an upload",
+                      code=Code.INVALID_INPUT, hint="pack a folder with `apex-exec plugin pack DIR`")
+    if args.upload is not None:
+        bundle, signatures = unpack(_uploads(ctx).take(ctx.uid, args.upload))
+    elif args.bundle is not None:
         bundle, signatures = unpack(args.bundle)
     else:
         bundle, signatures = read_path(Path(str(args.path)))
@@ -91,10 +99,14 @@ def _newest(db: sa.Connection, plugin: str, version: str | None) -> VersionRow:
 def _register(ctx: Context, args: BundleArgs) -> dict[str, Any]:
     if wants_enabled(args.manifest):
         return _install(ctx, args)
-    bundle, signatures = _bundle(args)
+    bundle, signatures = _bundle(ctx, args)
     with _about(bundle.manifest.id):
         version = lifecycle.register(ctx, bundle, signatures)
     return {"id": version.plugin, "version": version.version, "digest": version.digest, "state": version.state}
+
+
+def _upload(ctx: Context, args: UploadArgs) -> dict[str, Any]:
+    return {"digest": args.digest, "received": _uploads(ctx).add(ctx.uid, args.digest, args.offset, args.bytes)}
 
 
 def _validate(ctx: Context, args: PluginArgs) -> dict[str, Any]:
@@ -104,11 +116,11 @@ def _validate(ctx: Context, args: PluginArgs) -> dict[str, Any]:
 
 
 def _install(ctx: Context, args: BundleArgs) -> dict[str, Any]:
-    if args.id is not None and args.path is None and args.bundle is None:
+    if args.id is not None and args.path is None and args.bundle is None and args.upload is None:
         name = args.id
         return lifecycle.install(ctx, ctx.store.transact(
             lambda db: lifecycle.find_served(db, lifecycle.find_plugin(db, name))))
-    bundle, signatures = _bundle(args)
+    bundle, signatures = _bundle(ctx, args)
     row = ctx.store.transact(lambda db: db_.get_plugin(db, bundle.manifest.id))
     if row is not None and row.state in lifecycle.SERVED and row.version != bundle.manifest.version:
         raise Refusal("already_installed", f"{row.id} {row.version} is installed", code=Code.CONFLICT,
@@ -133,7 +145,7 @@ def _user(args: UserArgs) -> str:
 
 
 def _upgrade(ctx: Context, args: UpgradeArgs) -> dict[str, Any]:
-    bundle, signatures = _bundle(args)
+    bundle, signatures = _bundle(ctx, args)
     with _about(bundle.manifest.id):
         return upgrade.upgrade(ctx, bundle, signatures, upgrade.CanaryCall(args.hook, args.payload, args.user))
 
@@ -216,6 +228,7 @@ def _list_keys(ctx: Context, _: NoArgs) -> dict[str, Any]:
 
 HANDLERS: dict[str, Handler] = {
     "plugin.register": _register,
+    "plugin.upload": _upload,
     "plugin.validate": _validate,
     "plugin.install": _install,
     "plugin.upgrade": _upgrade,

@@ -91,7 +91,7 @@ def test_a_job_whose_zygote_dies_is_over_and_the_next_has_another(executor: Bloc
 
 def test_a_zygote_that_cannot_start_says_why() -> None:
     with pytest.raises(OSError, match="no_such_module"):
-        BlockingExecutor({"jail": {}, "preload": ["no_such_module"], "hidden": [], "refused": [],
+        BlockingExecutor({"jail": {}, "preload": ["no_such_module"], "hidden": [], "refused": [], "withheld": {},
                           "languages": {"python": ([".py"], "workers.python.runtime")}}, Nowhere())
 
 

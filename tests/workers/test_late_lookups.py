@@ -34,7 +34,7 @@ import ast, importlib.util, json, sys
 from apex_exec.sandbox.modules import ALLOWED, HIDDEN, REFUSED
 from workers.python.preload import preload
 
-preload({"preload": list(ALLOWED), "hidden": list(HIDDEN), "refused": list(REFUSED)})
+preload({"preload": list(ALLOWED), "hidden": list(HIDDEN), "refused": list(REFUSED), "withheld": {}})
 late = {}
 
 

@@ -18,7 +18,7 @@ from collections.abc import Iterator, Mapping
 from types import CodeType, FrameType
 from typing import Any
 
-from workers.python.imports import text_of
+from workers.python.imports import LOCK_NAME, VENDOR, text_of
 
 Places = dict[str, list[tuple[int, int]]]
 
@@ -27,19 +27,25 @@ _GETSET, _SETTER = 5 * _FIELD, 2 * _FIELD
 """Offsets of ``PyGetSetDescrObject.d_getset`` and ``PyGetSetDef.set``."""
 
 
+def counted(files: Mapping[str, bytes]) -> list[str]:
+    """The sources whose coverage is measured: not the tests, nor packages in ``vendor/`` if a lock says what is there.
+    Whether a package's files are its own was checked outside."""
+    outside = ("tests/", VENDOR) if LOCK_NAME in files else ("tests/",)
+    return [path for path in files if path.endswith(".py") and not path.startswith(outside)]
+
+
 def compile_all(plugin: str, files: Mapping[str, bytes]) -> dict[str, CodeType]:
-    """path → code of every Python file that a worker would load. A file that cannot be compiled is omitted: importing
+    """path → code of every Python file that counts. A file that cannot be compiled is omitted: importing
     it reports why. The code lives as long as the process, even if it is no longer referenced, so an address means only
     one place."""
     compiled = {}
-    for path, body in files.items():
-        if path.endswith(".py") and not path.startswith("tests/"):
-            try:
-                compiled[path] = compile(text_of(body), f"{plugin}/{path}", "exec", dont_inherit=True)
-            except (SyntaxError, ValueError, RecursionError, MemoryError):
-                continue
-            for code in _all_codes(compiled[path]):
-                ctypes.pythonapi.Py_IncRef(ctypes.py_object(code))
+    for path in counted(files):
+        try:
+            compiled[path] = compile(text_of(files[path]), f"{plugin}/{path}", "exec", dont_inherit=True)
+        except (SyntaxError, ValueError, RecursionError, MemoryError):
+            continue
+        for code in _all_codes(compiled[path]):
+            ctypes.pythonapi.Py_IncRef(ctypes.py_object(code))
     return compiled
 
 

@@ -42,7 +42,7 @@ def load(message: Load, compiled: Mapping[str, CodeType] | None = None) -> Loade
     forget()
     stem = message.entrypoint.rpartition("/")[2].removesuffix(".py")
     module = ModuleType(stem)
-    module.__file__ = f"{message.plugin}/{message.entrypoint}"
+    module.__file__ = f"{importer.place.root}/{message.entrypoint}"
     sys.modules["plugin"] = module
     sys.modules.setdefault(stem, module)  # a module of the bundle may import the entry point
     importer.run(message.entrypoint, module.__dict__)

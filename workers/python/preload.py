@@ -8,6 +8,7 @@ import socket
 import sys
 import threading
 import zoneinfo
+from collections.abc import Mapping
 from typing import Any, NoReturn
 from zoneinfo import _common, _tzpath  # where the standard library itself looks up zones
 
@@ -25,10 +26,15 @@ class Allowed:
     kept: tuple[object, ...] = ()
     """References to the same modules: a module that died in each worker wrote to the pages that it shares, 0.14 MB of
     them."""
+    loaded: frozenset[str] = frozenset()
+    """All modules that the zygote has loaded: what a plugin adds to ``sys.modules`` is its own."""
+    withheld: Mapping[str, str] = {}
+    """Why a module of the standard library is kept from plugins."""
 
 
 def preload(boot: dict[str, Any]) -> None:
-    """Loads ``boot["preload"]`` (each module must exist), ``boot["hidden"]`` (if this Python has it) and every zone.
+    """Loads ``boot["preload"]`` (each module must exist), ``boot["hidden"]`` (if this Python has it) and every zone,
+    and keeps ``boot["withheld"]``, the reasons.
 
     Raises ImportError with the name of a missing module.
     """
@@ -45,6 +51,9 @@ def preload(boot: dict[str, Any]) -> None:
     Allowed.forgotten = tuple(name for name in sys.modules if name.startswith(refused) and any(
         name == top or name.startswith(f"{top}.") for top in refused))
     Allowed.kept = tuple(sys.modules[name] for name in Allowed.forgotten)
+    Allowed.withheld = boot["withheld"]
+    importlib.import_module("workers.python.distributions")
+    Allowed.loaded = frozenset(sys.modules)
     _zones_from_memory(_read_zones())
     _no_threads()
 

@@ -19,6 +19,7 @@ User = Annotated[str, Option("--user", metavar="UUID", help="The user.")]
 def ask(config: Path | None, runtime_dir: str | None, op: str, timeout_ms: float = 0.0, /, **args: Any) -> Any:
     """One operation of the running daemon. Raises CallError, ConnectionLost, ConfigError."""
     with connect.admin(config, runtime_dir) as client:
+        args = client.with_bundle(args)
         return client.request(op, args, timeout_ms) if timeout_ms else client.request(op, args)
 
 

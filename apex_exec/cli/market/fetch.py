@@ -30,12 +30,12 @@ def fetch_plugin(client: AdminClient, place: str, plugin: str, version: str = ""
     """
     from apex_exec.market.shop.download import fetch
     from apex_exec.market.shop.index import check_bundle
-    from apex_exec.registry.bundles.bundle import APX_BYTES_MAX
+    from apex_exec.registry.bundles.bounds import Bounds
 
     entry = read_index(client, place, plugin=plugin, version=version)
     label = f"{plugin} {entry['version']}"
     with progress(label) as tell:
-        data = fetch(place, entry["path"], APX_BYTES_MAX,
+        data = fetch(place, entry["path"], Bounds.apx_bytes_max(),
                      lambda count: tell(f"{count} of {entry['size']} bytes ({100 * count // max(1, entry['size'])} %)"))
     check_bundle(label, entry["size"], entry["sha256"], data)
     return entry, data

@@ -7,7 +7,7 @@ from typing import Annotated
 
 from apex_exec.cli import connect
 from apex_exec.cli.market.common import Reason, ask, show_checks, show_queue
-from apex_exec.cli.output import print_table
+from apex_exec.cli.output import print_table, say
 from apex_exec.cli.plugin.common import StateDir, state_path
 from apex_exec.cli.root import AsJson, ConfigFile, RuntimeDir, examples, market_app
 from apex_exec.cli.verbs import Argument, Option
@@ -32,6 +32,12 @@ def review(submission: Annotated[int, Argument(min=0, help="The submission's num
         print_table([{"confirm": item, "means": text} for item, text in shown["checklist"].items()],
                     ["confirm", "means"], as_json=False)
         print_table(shown["files"], ["path", "size"], as_json=False)
+        if shown.get("vendored"):
+            print_table([{**one, "sha256": one["sha256"][:16]} for one in shown["vendored"]],
+                        {"name": "vendored package", "version": "version", "licence": "licence", "files": "files",
+                         "leftOut": "left out", "wheel": "wheel", "sha256": "sha256"}, as_json=False)
+            say("every file in vendor/ is the one that its wheel's list names; whether the wheels are the index's own "
+                "is shown by `apex-exec plugin add --check --dir DIR`")
 
 
 @market_app.command(epilog=examples("apex-exec market approve 7 --reviewer rita --digest 3f… --confirm-all --reason y"))

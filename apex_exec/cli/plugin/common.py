@@ -31,6 +31,7 @@ def ask(config: Path | None, runtime_dir: str | None, op: str, args: dict[str, A
     """One operation of the running daemon. Raises CallError, ConnectionLost, ConfigError."""
     given = {key: value for key, value in args.items() if value is not None}
     with connect.admin(config, runtime_dir) as client:
+        given = client.with_bundle(given)
         return client.request(op, given, LONG_TIMEOUT_MS) if slow else client.request(op, given)
 
 
@@ -39,9 +40,11 @@ def settings_with_hooks(config: Path | None) -> Settings:
     themselves. Raises ConfigError."""
     from apex_exec.catalogue.declared import declare_all
     from apex_exec.config import load_settings
+    from apex_exec.registry.bundles.bounds import Bounds
 
     settings = load_settings(config)
     declare_all(settings.declared_hooks())
+    Bounds.use(settings)
     return settings
 
 

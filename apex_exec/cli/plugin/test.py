@@ -70,7 +70,9 @@ def test(
         if measured is not None:
             _say_coverage(measured)
             if run.left_out.packages:
-                say(clean(f"  not counted, by the bundle's source map: {', '.join(run.left_out.packages)} "
+                listed = ", ".join(run.left_out.packages)
+                say(clean(f"  not counted, vendored by the bundle's lock: {listed}" if run.left_out.files else
+                          f"  not counted, by the bundle's source map: {listed} "
                           "(a marketplace believes only a map that its operator has made)"))
         elif why:
             say(f"coverage: nothing was measured: {why}")

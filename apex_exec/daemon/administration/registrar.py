@@ -41,6 +41,7 @@ from apex_exec.errors import Code, Refusal
 from apex_exec.ledger.records import AuditRecord
 from apex_exec.market import service as market
 from apex_exec.registry.bundles.blobs import BlobStore
+from apex_exec.registry.bundles.bounds import Bounds
 from apex_exec.registry.bundles.bundle import read_folder
 from apex_exec.registry.bundles.manifest import Manifest
 from apex_exec.registry.context import Context
@@ -428,6 +429,7 @@ def main(connection: Any, settings: dict[str, Any]) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     given = Settings.model_validate(settings)
     declare_all(given.declared_hooks())
+    Bounds.use(given)
     registrar = Registrar(_Link(connection), given)
     registrar.run()
     registrar.note_at_end()

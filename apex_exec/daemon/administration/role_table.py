@@ -26,7 +26,7 @@ OPERATIONS_OF: dict[str, tuple[str, ...]] = {
         "market.entitle", "market.refund", "market.report"),
     "author": (
         "market.submit", "market.ticket.close", "market.ticket.open", "market.ticket.respond", "plugin.register",
-        "plugin.sign", "plugin.validate"),
+        "plugin.sign", "plugin.upload", "plugin.validate"),
     ADMIN: ("audit.accept", "audit.erase", "keys.register", "keys.revoke", "market.clock", "plugin.storage.erase",
             "plugin.storage.export", "state.backup"),
 }
@@ -39,6 +39,10 @@ ROLE_NEEDED = {operation: role for role, operations in OPERATIONS_OF.items() for
 READING = frozenset(OPERATIONS_OF["viewer"]) | {
     "audit.events", "audit.verify", "billing.report", "billing.status", "market.report", "plugin.logs"}
 """Operations that change nothing. A ledger that is slow to commit holds up none of them."""
+
+
+TAKES_UPLOADS = ("plugin.install", "plugin.register", "plugin.upgrade", "market.submit")
+"""Whoever may do one of these may send a bundle in parts."""
 
 
 def role_needed(operation: str) -> str:

@@ -14,7 +14,7 @@ from typing import Any
 from msgspec import Struct
 
 from apex_exec.config import ADMIN, DELEGATE, ROLES, Settings
-from apex_exec.daemon.administration.role_table import role_needed
+from apex_exec.daemon.administration.role_table import TAKES_UPLOADS, role_needed
 from apex_exec.daemon.runtime_folder import group_id
 from apex_exec.errors import Code, ConfigError, WireError
 from apex_exec.registry.arguments import wants_enabled
@@ -41,6 +41,8 @@ class Caller(Struct, frozen=True):
 
     def may(self, operation: str) -> bool:
         """Whether the table gives this caller ``operation``."""
+        if operation == "plugin.upload":
+            return any(map(self.may, TAKES_UPLOADS))
         needed = role_needed(operation)
         return ADMIN in self.roles or needed in self.roles or (needed == "viewer" and bool(self.roles))
 

@@ -11,6 +11,8 @@ class ManyPeers:
     """``parts`` in the order in which they are read; the first is the one that ``bind`` binds. ``links`` are read
     besides, and have nothing to flush."""
 
+    unread = unsent = True  # each part is asked in every round
+
     def __init__(self, parts: Sequence[Connections], links: Callable[[], bool]) -> None:
         self._parts = tuple(parts)
         self._links = links

@@ -21,8 +21,9 @@ Refused = tuple[str, str, str]
 UNCLAIMED = PluginSpec("", "", "", "", ())
 """The placeholder spec of a worker that no plugin has claimed yet. Nothing depends on its identity: what a worker is
 for is said by the link's ``kind``."""
-OUT_BYTES_MAX = 4 * FRAME_BYTES_MAX
-"""How many unsent bytes are kept for one worker. Prefetch bounds the number of calls; this bounds their bodies."""
+OUT_BYTES_MAX = FRAME_BYTES_MAX + 16 * 1024 * 1024
+"""How many unsent bytes are kept for one worker: a bundle, and calls. Prefetch bounds the number of calls; this bounds
+their bodies."""
 
 FRAMES_AT_ONCE = 16
 """How many messages are handled before the loop looks at the time they took: 16 API calls take a millisecond."""

@@ -15,7 +15,7 @@ from typing import Any
 
 import msgspec
 
-from apex_exec.sandbox.modules import ALLOWED, HIDDEN, REFUSED
+from apex_exec.sandbox.modules import ALLOWED, HIDDEN, REFUSED, WITHHELD
 
 
 class Runtime(msgspec.Struct, frozen=True):
@@ -45,11 +45,13 @@ def boot(plan: dict[str, Any], extra_modules: list[str]) -> dict[str, Any]:
 
     ``preload`` are modules that a Python plugin may import; the zygote loads them, since a confined worker can read no
     file. ``hidden`` are modules that those import only when they are first used. ``refused`` are modules that the
-    zygote itself needs and a plugin is not to find. Python comes last: it sees what the others have loaded.
+    zygote itself needs and a plugin is not to find; ``withheld`` says why a module is kept from plugins. Python comes
+    last: it sees what the others have loaded.
     """
     languages = {row.name: (list(row.suffixes), row.module) for row in reversed(RUNTIMES.values())}
     return {"jail": plan, "preload": [*ALLOWED, *extra_modules], "hidden": list(HIDDEN),
-            "refused": [name for name in REFUSED if name not in extra_modules], "languages": languages}
+            "refused": [name for name in REFUSED if name not in extra_modules],
+            "withheld": WITHHELD, "languages": languages}
 
 
 def runtime_of(path: str) -> Runtime | None:

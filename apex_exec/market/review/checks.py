@@ -155,7 +155,7 @@ def _coverage(bundle: Bundle, run: Run, prove: Callable[[Bundle, Lines], Proof],
     proven = Measured(found.lines, proof.proven, 0, 0).percent()
     detail = {"lines": found.lines, "linesRun": found.lines_run, "branches": found.branches,
               "branchesRun": found.branches_run, "percent": found.percent(),
-              "files": sorted(measurable(bundle.files, sources_of(bundle))), "proven": proof.proven,
+              "files": sorted(measurable(bundle.files, sources_of(bundle), run.left_out)), "proven": proof.proven,
               "provenPercent": proven, "claimed": found.lines_run - proof.proven,
               "claimedBranches": found.branches_run, "limit": proof.limit, "packages": run.left_out.packages}
     if proof.path:

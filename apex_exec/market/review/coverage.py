@@ -2,9 +2,9 @@
 in JavaScript the counters that are not zero.
 
 We fix what counts, not the plugin: every source file that a worker would load, lines (in JavaScript statements) and
-branches together, without omit, pragma or configuration file. Only packages of npm that were bundled into a file are
-left out (``registry.trials.packages`` says by whose word). The share is (lines run + branches taken) / (lines +
-branches). It must be at least 70 % exactly; nothing is rounded before the comparison.
+branches together, without omit, pragma or configuration file. Only packages are left out: of npm, bundled into a file,
+and of PyPI, vendored (``registry.trials.packages`` says by whose word). The share is (lines run + branches taken) /
+(lines + branches). It must be at least 70 % exactly; nothing is rounded before the comparison.
 
 The plugin's source is hostile to a parser, too, so ``measure`` runs coverage.py in a process of its own with limits on
 time and memory.
@@ -69,11 +69,15 @@ class Measured(msgspec.Struct, frozen=True):
         return f"{hundredths // 100}.{hundredths % 100:02d}"
 
 
-def measurable(files: dict[str, bytes], javascript: Collection[str] = ()) -> dict[str, bytes]:
-    """The files that count: the files ``javascript`` of a JavaScript bundle, else Python files other than the tests."""
+def measurable(files: dict[str, bytes], javascript: Collection[str] = (),
+               left_out: LeftOut = NOTHING) -> dict[str, bytes]:
+    """The files that count: the files ``javascript`` of a JavaScript bundle, else Python files other than the tests and
+    what is left out."""
     if javascript:
         return {path: files[path] for path in javascript}
-    return {path: body for path, body in files.items() if path.endswith(".py") and not path.startswith("tests/")}
+    skipped = set(left_out.files)
+    return {path: body for path, body in files.items()
+            if path.endswith(".py") and not path.startswith("tests/") and path not in skipped}
 
 
 def check_arcs(files: dict[str, bytes], arcs: Arcs, javascript: Collection[str] = ()) -> None:
@@ -100,8 +104,10 @@ def measure(files: dict[str, bytes], arcs: Arcs, javascript: Collection[str] = (
 
     Raises Refusal: report_forged, source_not_measurable (it cannot be parsed within the limits on time and memory).
     """
+    skipped = set(left_out.files)
+    arcs = {path: jumps for path, jumps in arcs.items() if path not in skipped}
     check_arcs(files, arcs, javascript)
-    counted = measurable(files, javascript)
+    counted = measurable(files, javascript, left_out)
     request = msgspec.msgpack.encode((counted, {path: arcs.get(path, []) for path in counted}, bool(javascript),
                                       left_out.ranges))
     try:

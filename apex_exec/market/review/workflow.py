@@ -22,6 +22,7 @@ from apex_exec.registry.context import Context
 from apex_exec.registry.trials.testing import Proof, Run
 from apex_exec.registry.trust import keyring
 from apex_exec.registry.trust.signing import read_signatures
+from apex_exec.registry.vendored.lock import facts, read_lock
 
 Scan = Callable[[Context, Bundle], checks.Scanned]
 RunTests = Callable[[Context, Bundle], Run]
@@ -112,7 +113,9 @@ class Reviewing:
         bundle, _ = self.shop.kept(taken)
         self._check_result(taken)
         return {**self.status(taken.id, ""), "checklist": CHECKLIST, "permissions": list(bundle.manifest.permissions),
-                "files": [{"path": path, "size": len(body)} for path, body in bundle.files.items()]}
+                "vendored": facts(read_lock(bundle.files), bundle.files),
+                "files": [{"path": path, "size": len(body)} for path, body in bundle.files.items()
+                          if path not in bundle.vendored]}
 
     def decide(self, context: Context, target: str, submission: int, reviewer: str, reason: str, digest: str,
                checklist: list[str], statement: str = "", signature: str = "") -> Any:

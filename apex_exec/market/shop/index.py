@@ -16,10 +16,10 @@ import msgspec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from apex_exec.common.canonical_json import canonical_json
-from apex_exec.common.names import version_key
+from apex_exec.common.names import is_early, version_key
 from apex_exec.errors import Code, Refusal
 from apex_exec.market.money.pricing import Price
-from apex_exec.registry.bundles.bundle import APX_BYTES_MAX
+from apex_exec.registry.bundles.bounds import Bounds
 from apex_exec.registry.trust.signing import key_id_of, raw_public, verify_bytes
 
 NAME = "index.json"
@@ -130,8 +130,9 @@ def find(index: Index, plugin: str, version: str = "") -> Entry:
     offered = [entry for entry in entries if entry.state != "revoked"]
     if not offered:
         raise Refusal("plugin_revoked", f"{plugin} was revoked by the marketplace")
-    best = max(offered, key=lambda entry: (entry.state == "published", version_key(entry.version)))
-    if not _DIGEST.fullmatch(best.digest) or not 0 < best.size <= APX_BYTES_MAX:
+    best = max(offered, key=lambda entry: (entry.state == "published", not is_early(entry.version),
+                                                version_key(entry.version)))
+    if not _DIGEST.fullmatch(best.digest) or not 0 < best.size <= Bounds.apx_bytes_max():
         raise _bad("index_invalid", f"the index has an invalid entry for {plugin}")
     return best
 

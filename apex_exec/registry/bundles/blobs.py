@@ -64,7 +64,7 @@ class BlobStore:
         except OSError as error:
             raise _disk_refusal(error, self.folder) from None
         try:
-            bundle, _ = unpack(data, path.name)
+            bundle, _ = unpack(data, path.name, is_stored=True)
         except Refusal as error:
             raise _corrupt(digest, error.message) from None
         if bundle.digest != digest:

@@ -26,6 +26,7 @@ from apex_exec.common.source_map import SourceMaps, map_comment
 from apex_exec.core.plugin import PluginSpec
 from apex_exec.errors import Code, Refusal
 from apex_exec.executor.processes.runtimes import JAVASCRIPT
+from apex_exec.registry.bundles.bounds import Bounds
 from apex_exec.registry.bundles.ignoring import IGNORE_BYTES_MAX, IGNORE_NAME, Ignore
 from apex_exec.registry.bundles.manifest import (
     BUNDLE_COMMAND,
@@ -34,14 +35,11 @@ from apex_exec.registry.bundles.manifest import (
     manifest_refusal,
     parse_manifest,
 )
+from apex_exec.registry.bundles.pictures import picture_problems
+from apex_exec.registry.vendored.lock import LOCK_NAME, VENDOR, Package, lock_problems, locked_files
 
 __all__ = ["Bundle", "pack", "parse_manifest", "read_apx", "read_folder", "read_path", "unpack"]
 
-FILES_MAX = 500
-BUNDLE_BYTES_MAX = 2 * 1024 * 1024
-"""The size of all files together; a bundle travels to its worker in one frame."""
-APX_BYTES_MAX = 4 * 1024 * 1024
-"""The size of the ``.apx`` itself: the list, the signatures and the zip's own overhead come on top of the files."""
 LEFT_OUT_MAX = 10_000
 """How many files and folders beside the bundle's own may be left out, each one counted."""
 RATIO_MAX = 100
@@ -69,11 +67,20 @@ def _problem(code: str, path: str, message: str, hint: str = "") -> dict[str, An
     return {"code": code, "path": path, "message": message, "hint": hint}
 
 
+_SMALLER = "leave out what the plugin does not need"
+
+
 def _refuse(problems: list[dict[str, Any]], where: str) -> Refusal:
     first = problems[0]
     more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
     return Refusal(first["code"], f"{where}: {first['path']}: {first['message']}{more}"[:1000], hint=first["hint"],
                    code=Code.INVALID_INPUT, problems=problems[:100])
+
+
+def _too_large(sizes: dict[str, int]) -> dict[str, Any]:
+    largest = max(sizes, key=sizes.__getitem__)
+    return _problem("bundle_too_large", "$", Bounds.words(len(sizes), sum(sizes.values())),
+                    f"{_SMALLER}; its largest file is {largest} with {sizes[largest]:,} bytes")
 
 
 class Bundle:
@@ -92,6 +99,14 @@ class Bundle:
         self.sha256 = {path: hashlib.sha256(body).hexdigest() for path, body in self.loaded.items()}
 
         self._maps: SourceMaps | None = None
+        self._vendored: dict[str, Package] | None = None
+
+    @property
+    def vendored(self) -> dict[str, Package]:
+        """The files in ``vendor/`` by path, each with the package that it belongs to, unchanged."""
+        if self._vendored is None:
+            self._vendored = locked_files(self.files)
+        return self._vendored
 
     @property
     def maps(self) -> SourceMaps:
@@ -200,7 +215,8 @@ def _encoding_problem(body: bytes) -> str:
     return "" if encoding == "utf-8" else f"it declares the encoding {encoding}"
 
 
-def _is_native(name: str, body: bytes) -> bool:
+def is_native(name: str, body: bytes) -> bool:
+    """Whether a file is native code, by its name or its first bytes."""
     if _NATIVE_SUFFIX.search(name) or body.startswith(_NATIVE_MAGIC):
         return True
     if body[:2] == b"MZ" and len(body) >= 64:
@@ -213,6 +229,8 @@ def _file_problems(files: dict[str, bytes]) -> Iterator[dict[str, Any]]:
     for name, body in files.items():
         if name.lower().endswith((".pyc", ".pyo")) or "__pycache__" in name.split("/"):
             yield _problem("compiled_code", name, "compiled Python is not accepted", "ship the source only")
+        elif name.startswith(VENDOR) and LOCK_NAME in files:
+            continue  # a package may declare another encoding; its files are the wheel's, unchanged
         elif name.endswith((".py", ".pyi", ".pyw")) and (wrong := _source_problem(body)):
             yield _problem("not_utf8", name, f"Python source must be plain UTF-8: {wrong}", "save it as UTF-8")
 
@@ -221,7 +239,7 @@ def _native_problems(files: dict[str, bytes], is_javascript: bool) -> Iterator[d
     hint = ("use a package that is written in JavaScript alone; the engine has neither WebAssembly nor native modules"
             if is_javascript else "write the plugin in pure Python")
     for name, body in files.items():
-        if _is_native(name, body):
+        if is_native(name, body):
             yield _problem("native_code", name, "native code is not accepted", hint)
 
 
@@ -263,16 +281,17 @@ def _collisions(names: list[str]) -> Iterator[dict[str, Any]]:
             yield _problem("name_collision", seen[key], f"it is a file, but {name!a} needs a folder", "rename one")
 
 
-def make_bundle(files: dict[str, bytes], where: str, left_out: Collection[str] = ()) -> Bundle:
+def make_bundle(files: dict[str, bytes], where: str, left_out: Collection[str] = (), *,
+                is_stored: bool = False) -> Bundle:
     """The bundle of ``files`` (without list and signatures). Raises Refusal with every problem at once. ``left_out``
-    are the names that the folder has beside them, for the words of a refusal."""
+    are the names that the folder has beside them, for the words of a refusal. One that ``is_stored`` was accepted
+    before, maybe under larger bounds."""
     problems = [_problem("unsafe_path", ascii(name)[1:-1], wrong, "use plain relative paths")
                 for name in files if (wrong := _name_problem(name))]
     problems += _collisions(list(files))
     problems += _file_problems(files)
-    if len(files) > FILES_MAX or sum(map(len, files.values())) > BUNDLE_BYTES_MAX:
-        problems.append(_problem("bundle_too_large", "$", f"more than {FILES_MAX} files or {BUNDLE_BYTES_MAX} bytes",
-                                 "leave out what the plugin does not need"))
+    if not is_stored and not Bounds.fit(len(files), sum(map(len, files.values()))):
+        problems.append(_too_large({name: len(body) for name, body in files.items()}))
     data = files.get("manifest.json")
     if data is None:
         problems += _native_problems(files, is_javascript=False)
@@ -284,6 +303,8 @@ def make_bundle(files: dict[str, bytes], where: str, left_out: Collection[str] =
     problems += _native_problems(files, is_javascript)
     if is_javascript:
         problems += _javascript_problems(files)
+    elif manifest is not None:
+        problems += lock_problems(files, manifest.dependencies)
     if manifest is not None and manifest.entrypoint not in files:
         hidden = next((name for name in left_out if manifest.entrypoint == name or (
             name.endswith("/") and manifest.entrypoint.startswith(name))), "")
@@ -293,6 +314,8 @@ def make_bundle(files: dict[str, bytes], where: str, left_out: Collection[str] =
     elif manifest is not None and manifest.entrypoint.startswith("tests/"):
         problems.append(_problem("entrypoint_missing", manifest.entrypoint, "tests/ is not loaded into workers",
                                  "move the entry point out of tests/"))
+    if manifest is not None:
+        problems += picture_problems(manifest, files)
     if problems:
         raise _refuse([*problems, *wrong_manifest], where)
     if manifest is None:
@@ -310,6 +333,7 @@ def read_folder(folder: Path, left_out: list[str] | None = None, output: Path | 
     """
     files: dict[str, bytes] = {}
     problems: list[dict[str, Any]] = []
+    sizes: dict[str, int] = {}
     total_bytes = 0
     if not folder.is_dir():
         raise Refusal("not_found", f"the folder {folder} does not exist", code=Code.NOT_FOUND,
@@ -317,8 +341,9 @@ def read_folder(folder: Path, left_out: list[str] | None = None, output: Path | 
     left_out = [] if left_out is None else left_out
     try:
         ignore = _read_ignore(folder)
+        is_locked = (folder / LOCK_NAME).is_file()
         own = None if output is None else output.parent.resolve() / output.name
-        for path, name in _walk(folder, "", ignore, left_out):
+        for path, name in _walk(folder, "", ignore, left_out, is_locked):
             info = path.lstat()
             if own is not None and path.name == own.name and path.parent.resolve() == own.parent:
                 continue
@@ -329,14 +354,14 @@ def read_folder(folder: Path, left_out: list[str] | None = None, output: Path | 
             elif info.st_nlink > 1:
                 problems.append(_problem("link_refused", name, "it is a hard link", "copy the file itself"))
             else:
+                sizes[name] = info.st_size
                 total_bytes += info.st_size
-                if total_bytes > BUNDLE_BYTES_MAX or len(files) >= FILES_MAX:
-                    problems.append(_problem("bundle_too_large", name, f"over {FILES_MAX} files or {BUNDLE_BYTES_MAX} "
-                                             "bytes in total", "leave out what the plugin does not need"))
-                    break
-                files[name] = _read_regular(path, BUNDLE_BYTES_MAX)
+                if Bounds.fit(len(sizes), total_bytes):
+                    files[name] = _read_regular(path, Bounds.bytes_max)
     except OSError as error:
         raise Refusal("unreadable", f"{folder}: {error}", hint="make it readable for this user") from None
+    if not Bounds.fit(len(sizes), sum(sizes.values())):
+        problems.append(_too_large(sizes))
     if problems:
         raise _refuse(problems, str(folder))
     return make_bundle(files, str(folder), left_out)
@@ -359,21 +384,23 @@ def _read_ignore(folder: Path) -> Ignore:
     return Ignore(text)
 
 
-def _walk(folder: Path, prefix: str, ignore: Ignore, left_out: list[str]) -> Iterator[tuple[Path, str]]:
+def _walk(folder: Path, prefix: str, ignore: Ignore, left_out: list[str],
+          is_locked: bool) -> Iterator[tuple[Path, str]]:
+    """The files below ``folder``. With ``is_locked``, what lies in ``vendor/`` is there because its lock says so."""
     with os.scandir(folder) as entries:
         found = sorted(entries, key=lambda entry: entry.name)
     for entry in found:
         name = prefix + entry.name
         is_folder = entry.is_dir(follow_symlinks=False)
         if (entry.name.startswith(".") or entry.name == "__pycache__" or name in RESERVED
-                or ignore.leaves_out(name, is_folder)):
+                or (not (is_locked and name.startswith(VENDOR)) and ignore.leaves_out(name, is_folder))):
             left_out.append(name + "/" * is_folder)
             if len(left_out) > LEFT_OUT_MAX:
                 raise Refusal("bundle_too_large", f"over {LEFT_OUT_MAX} files beside those of the bundle",
                               code=Code.INVALID_INPUT, hint="name their folders in .apxignore, not the files")
             continue
         if is_folder and prefix.count("/") < PATH_PARTS_MAX:
-            yield from _walk(Path(entry.path), name + "/", ignore, left_out)
+            yield from _walk(Path(entry.path), name + "/", ignore, left_out, is_locked)
         else:
             yield Path(entry.path), name
 
@@ -409,17 +436,19 @@ def _broken(where: str, message: str) -> Refusal:
                    code=Code.INVALID_INPUT)
 
 
-def _check_ends(data: bytes, where: str) -> None:
+def _check_ends(data: bytes, where: str, is_stored: bool) -> None:
     """Counts the entries before any is parsed. No bytes may precede the first entry or follow the end record."""
-    if len(data) > APX_BYTES_MAX:
-        raise Refusal("bundle_too_large", f"{where}: it is larger than {APX_BYTES_MAX} bytes",
-                      hint="leave out what the plugin does not need", code=Code.INVALID_INPUT)
+    if not is_stored and len(data) > Bounds.apx_bytes_max():
+        raise Refusal("bundle_too_large", f"{where}: it is larger than {Bounds.apx_bytes_max():,} bytes; a bundle has "
+                      f"at most {Bounds.files_max:,} files (registry.bundle_files) and {Bounds.bytes_max:,} bytes "
+                      "(registry.bundle_bytes)", hint=_SMALLER, code=Code.INVALID_INPUT)
     if not data.startswith(b"PK\x03\x04") or len(data) < _END.size or data[-_END.size :][:4] != _END_MAGIC:
         raise _broken(where, "it is not an .apx file, or it is cut short or has something appended")
     _, disk, start, here, entries, size, offset, _ = _END.unpack(data[-_END.size :])
-    if here != entries or entries > FILES_MAX + len(RESERVED):
-        raise Refusal("bundle_too_large", f"{where}: it announces {entries} entries; at most {FILES_MAX} are allowed",
-                      hint="leave out what the plugin does not need", code=Code.INVALID_INPUT)
+    if here != entries or (not is_stored and entries > Bounds.files_max + len(RESERVED)):
+        raise Refusal("bundle_too_large", f"{where}: it announces {entries} entries; a bundle has at most "
+                      f"{Bounds.files_max:,} files (registry.bundle_files) and {Bounds.bytes_max:,} bytes "
+                      "(registry.bundle_bytes)", hint=_SMALLER, code=Code.INVALID_INPUT)
     if disk or start or offset + size + _END.size != len(data):
         raise _broken(where, "its parts do not add up to the file")
 
@@ -462,12 +491,12 @@ def _has_unix_extra(extra: bytes) -> bool:
     return False
 
 
-def unpack(data: bytes, where: str = "bundle") -> tuple[Bundle, bytes]:
+def unpack(data: bytes, where: str = "bundle", *, is_stored: bool = False) -> tuple[Bundle, bytes]:
     """The bundle in the bytes of an ``.apx``, and its signature file (b"" if it is unsigned). Raises Refusal.
 
-    Memory is bounded by APX_BYTES_MAX and BUNDLE_BYTES_MAX, whatever sizes the file announces.
+    Memory is bounded by ``Bounds``, whatever sizes the file announces; one that ``is_stored`` was checked before.
     """
-    _check_ends(data, where)
+    _check_ends(data, where, is_stored)
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             infos = archive.infolist()
@@ -476,9 +505,9 @@ def unpack(data: bytes, where: str = "bundle") -> tuple[Bundle, bytes]:
             problems += _collisions([name for name in names if name not in RESERVED])
             problems += [_problem("name_collision", name, "it appears twice", "remove one")
                          for name in RESERVED if names.count(name) > 1]
-            if sum(info.file_size for info in infos) > BUNDLE_BYTES_MAX + 2 * PATH_CHARACTERS_MAX * FILES_MAX:
-                problems.append(_problem("bundle_too_large", "$", f"it unpacks to more than {BUNDLE_BYTES_MAX} bytes",
-                                         "leave out what the plugin does not need"))
+            size = sum(info.file_size for info in infos)
+            if not is_stored and size > Bounds.apx_bytes_max():
+                problems.append(_problem("bundle_too_large", "$", Bounds.words(len(infos), size), _SMALLER))
             if problems:
                 raise _refuse(problems, where)
             bodies = {info.filename: _read_entry(archive, info) for info in infos}
@@ -488,7 +517,7 @@ def unpack(data: bytes, where: str = "bundle") -> tuple[Bundle, bytes]:
     listing, signatures = bodies.pop(LIST_NAME, b""), bodies.pop(SIGNATURES_NAME, b"")
     if problems := list(_listing_problems(listing, bodies)):
         raise _refuse(problems, where)
-    return make_bundle(bodies, where), signatures
+    return make_bundle(bodies, where, is_stored=is_stored), signatures
 
 
 def _listing_problems(listing: bytes, files: dict[str, bytes]) -> Iterator[dict[str, Any]]:
@@ -517,7 +546,7 @@ def _listing_problems(listing: bytes, files: dict[str, bytes]) -> Iterator[dict[
 def read_apx(path: Path) -> tuple[Bundle, bytes]:
     """The bundle in the file ``path`` and its signature file. Raises Refusal."""
     try:
-        data = _read_regular(path, APX_BYTES_MAX)
+        data = _read_regular(path, Bounds.apx_bytes_max())
     except FileNotFoundError:
         raise Refusal("not_found", f"the file {path} does not exist", code=Code.NOT_FOUND,
                       hint="make one with `apex-exec plugin pack DIR`") from None

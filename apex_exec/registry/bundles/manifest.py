@@ -10,10 +10,11 @@ import difflib
 import json
 import re
 import unicodedata
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from typing import Annotated, Any, Literal
 
 import msgspec
+from packaging.licenses import InvalidLicenseExpression, canonicalize_license_expression
 from packaging.specifiers import InvalidSpecifier, SpecifierSet
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, create_model, model_validator
 from pydantic_core import PydanticCustomError
@@ -24,6 +25,7 @@ from apex_exec.catalogue.limits import LIMITS, Limits, key_of, type_of
 from apex_exec.catalogue.permissions import ADMIN_PERMISSIONS, PERMISSIONS
 from apex_exec.errors import Code, Refusal
 from apex_exec.executor.processes.runtimes import PYTHON, runtime_of
+from apex_exec.registry.vendored.lock import requirement
 from apex_exec.wire.error_paths import step
 
 MANIFEST_BYTES_MAX = 65_536
@@ -31,11 +33,15 @@ PROBLEMS_MAX = 100
 """How many problems of one manifest we report; a hostile one could have thousands."""
 HOOKS_MAX = 100
 """The number of hooks that one plugin may declare, of those that the platform has."""
+VERSION_CHARACTERS_MAX = 40
+KEYWORDS_MAX, SCREENSHOTS_MAX = 10, 8
 AMOUNT_MAX = 10**12
 """The largest price in minor units: far above any real price, far below the limit of a 64-bit column."""
 
 _ID = re.compile(r"[a-z0-9-]{3,50}")
-_VERSION = re.compile(r"(0|[1-9][0-9]{0,5})(\.(0|[1-9][0-9]{0,5})){2}")
+_PART = r"(0|[1-9][0-9]{0,5}|[0-9]*[A-Za-z-][0-9A-Za-z-]*)"
+_VERSION = re.compile(r"(0|[1-9][0-9]{0,5})(\.(0|[1-9][0-9]{0,5})){2}(-" + _PART + rf"(\.{_PART}){{0,3}})?")
+"""As in Semantic Versioning, without build metadata: 1.4.0, 1.4.0-beta.1."""
 _HOST = re.compile(r"(\*\.)?([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?\.)+[a-z]([a-z0-9-]{0,61}[a-z0-9])?")
 _TABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,62}(\.[A-Za-z_][A-Za-z0-9_]{0,62})?")
 _PATH = re.compile(r"/?[A-Za-z0-9_][A-Za-z0-9_.-]*(/[A-Za-z0-9_][A-Za-z0-9_.-]*)*")
@@ -68,9 +74,9 @@ def _check_id(value: str) -> str:
 
 
 def _check_version(value: str) -> str:
-    if _VERSION.fullmatch(value) is None:
+    if _VERSION.fullmatch(value) is None or len(value) > VERSION_CHARACTERS_MAX:
         raise _error("malformed", f"{value[:60]!a} is not a version",
-                     "three numbers without leading zeros, as in 1.0.0")
+                     "three numbers without leading zeros, as in 1.0.0; a pre-release is 1.0.0-beta.1")
     return value
 
 
@@ -158,6 +164,43 @@ def _check_currency(value: str) -> str:
     return value
 
 
+def _check_dependency(value: str) -> str:
+    try:
+        requirement(value)
+    except Refusal as error:
+        raise _error("malformed", error.message, error.hint) from None
+    return value
+
+
+def _check_licence(value: str) -> str:
+    try:
+        canonical = canonicalize_license_expression(value) if value.isascii() else ""
+    except InvalidLicenseExpression:
+        canonical = ""
+    if canonical != value:
+        near = canonical or next(iter(difflib.get_close_matches(value, _LICENCES, 1)), "")
+        raise _error("unknown_licence", f"{value[:60]!a} is not a licence's name in SPDX",
+                     f"did you mean {near}?" if near else "as in Apache-2.0, MIT, MIT OR Apache-2.0; one of your own "
+                     "is LicenseRef-Proprietary")
+    return value
+
+
+def _check_homepage(value: str) -> str:
+    if not value.isascii() or not re.fullmatch(r"https://[A-Za-z0-9.-]+(:[0-9]+)?(/[^\s<>\"'`\\]*)?", value):
+        raise _error("malformed", f"{value[:80]!a} is not an https address", "as in https://example.com/my-plugin")
+    return value
+
+
+def _check_shown(*suffixes: str) -> Callable[[str], str]:
+    def check(value: str) -> str:
+        if _PATH.fullmatch(value) is None or value.startswith("/") or ".." in value or not value.endswith(suffixes):
+            raise _error("malformed", f"{value[:100]!a} is no path of a {' or '.join(suffixes)} file in the bundle",
+                         f"as in shown/picture{suffixes[0]}")
+        return value
+
+    return check
+
+
 def _check_contact(value: str) -> str:
     plain = value.isascii() and value.isprintable()
     if not plain or not re.fullmatch(r"https://\S+|[^@\s]+@[^@\s]+\.[^@\s]+", value):
@@ -243,6 +286,10 @@ class SupportPart(_Strict):
     responseHours: Annotated[int, Field(ge=1, le=24)] = 24
 
 
+_LICENCES = ("Apache-2.0", "MIT", "BSD-2-Clause", "BSD-3-Clause", "ISC", "MPL-2.0", "GPL-2.0-only", "GPL-3.0-only",
+             "GPL-3.0-or-later", "LGPL-3.0-or-later", "AGPL-3.0-or-later", "CC0-1.0", "Unlicense", "0BSD", "Zlib",
+             "LicenseRef-Proprietary")
+"""Names that a misspelt one is compared with."""
 Label = Annotated[str, Field(min_length=1, max_length=100), AfterValidator(_check_label)]
 
 
@@ -262,6 +309,16 @@ class Manifest(_Strict):
     data: DataPart = DataPart()
     pricing: PricingPart = PricingPart()
     support: SupportPart | None = None
+    description: Annotated[str, Field(min_length=1, max_length=500), AfterValidator(_check_label)] | None = None
+    icon: Annotated[str, Field(max_length=200), AfterValidator(_check_shown(".svg", ".png"))] | None = None
+    licence: Annotated[str, Field(min_length=1, max_length=200), AfterValidator(_check_licence)] | None = None
+    homepage: Annotated[str, Field(max_length=300), AfterValidator(_check_homepage)] | None = None
+    keywords: Annotated[list[Annotated[str, Field(min_length=1, max_length=30), AfterValidator(_check_label)]],
+                        Field(max_length=KEYWORDS_MAX)] = []
+    changelog: Annotated[str, Field(max_length=200), AfterValidator(_check_shown(".md", ".txt"))] | None = None
+    screenshots: Annotated[list[Annotated[str, Field(max_length=200), AfterValidator(_check_shown(".png"))]],
+                           Field(max_length=SCREENSHOTS_MAX)] = []
+    dependencies: Annotated[list[Annotated[str, AfterValidator(_check_dependency)]], Field(max_length=100)] = []
     isolation: Literal["shared", "call"] = "shared"
     ordering: Literal["user", "none"] = "user"
 
@@ -334,7 +391,8 @@ def _own_problems(raw: Any, duplicates: list[str]) -> list[dict[str, Any]]:
     if not isinstance(raw, dict):
         return found
     inner = raw["manifest"] if isinstance(raw.get("manifest"), dict) else {}
-    lists = [("$.permissions", raw.get("permissions")), ("$.manifest.hooks", inner.get("hooks"))]
+    lists = [("$.permissions", raw.get("permissions")), ("$.manifest.hooks", inner.get("hooks")),
+             *((f"$.{key}", raw.get(key)) for key in ("keywords", "screenshots", "dependencies"))]
     for section, key in (("network", "allow"), ("data", "tables")):
         part = raw.get(section)
         lists.append((f"$.{section}.{key}", part.get(key) if isinstance(part, dict) else None))
@@ -354,6 +412,10 @@ def _own_problems(raw: Any, duplicates: list[str]) -> list[dict[str, Any]]:
                       "message": f"a plugin in {runtime.name} cannot have an engine of its own for each call: a jailed "
                                  "process may not fork, and no byte of a plugin is read before the jail",
                       "hint": "leave isolation out, or write the plugin in JavaScript"})
+    if raw.get("dependencies") and runtime is not None and runtime.name != PYTHON.name:
+        found.append({"code": "dependencies_unsupported", "path": "$.dependencies",
+                      "message": "these are packages of PyPI; JavaScript names those of npm in package.json",
+                      "hint": "leave it out; `apex-exec plugin add NAME` builds packages of npm into index.js"})
     limits = raw.get("limits")
     places = limits.get("concurrency") if isinstance(limits, dict) else None
     if raw.get("isolation") == "call" and isinstance(places, int) and places > 1:
@@ -385,6 +447,11 @@ def _with_maps(raw: dict[str, Any]) -> dict[str, Any]:
     return {**raw, **{key: {} for key in _SECTIONS if raw.get(key) == []}}
 
 
+def _with_licence(raw: dict[str, Any]) -> dict[str, Any]:
+    """``raw`` with ``license``, as npm and others write it, under our name for it."""
+    return {"licence" if key == "license" and "licence" not in raw else key: value for key, value in raw.items()}
+
+
 def check_manifest(data: bytes) -> tuple[Manifest | None, list[dict[str, Any]]]:
     """The manifest in ``data`` (JSON) and every problem with it. The manifest is None exactly if there is a problem."""
     if len(data) > MANIFEST_BYTES_MAX:
@@ -401,7 +468,7 @@ def check_manifest(data: bytes) -> tuple[Manifest | None, list[dict[str, Any]]]:
     if isinstance(raw, dict):
         raw, odd = _without_enabled(raw)
         problems += odd
-        raw = _with_maps(raw)
+        raw = _with_licence(_with_maps(raw))
     try:
         manifest = Manifest.model_validate(raw, strict=True)
     except ValidationError as error:

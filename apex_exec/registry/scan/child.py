@@ -12,11 +12,13 @@ from collections.abc import Callable, Iterator, Mapping
 import msgspec
 
 from apex_exec.registry.scan.api_use import ApiUse
-from apex_exec.registry.scan.findings import FINDINGS_MAX, Finding, finding
+from apex_exec.registry.scan.findings import FINDINGS_MAX, Finding, finding, lowered
 from apex_exec.registry.scan.scanner import Request
 from apex_exec.registry.scan.text import scan_text
 
 PER_FILE_MAX = 100
+VENDORED_MAX = 200
+"""How many findings in vendored packages are kept, which must not crowd out the author's own."""
 
 Reader = Callable[[Mapping[str, str], Request, ApiUse], Iterator[Finding]]
 
@@ -26,7 +28,13 @@ def scan_files(request: Request) -> Iterator[Finding]:
     seen: set[tuple[str, str, int]] = set()
     kept: Counter[str] = Counter()
     api = ApiUse()
+    vendored = 0
     for item in _all(request, api):
+        if package := request.vendored.get(item.path):
+            vendored += 1
+            if vendored > VENDORED_MAX:
+                continue
+            item = lowered(item, package)
         if (item.rule, item.path, item.line) not in seen and kept[item.path] < PER_FILE_MAX:
             seen.add((item.rule, item.path, item.line))
             kept[item.path] += 1
@@ -36,7 +44,8 @@ def scan_files(request: Request) -> Iterator[Finding]:
 
 def _all(request: Request, api: ApiUse) -> Iterator[Finding]:
     texts: dict[str, str] = {}
-    for path, body in request.files.items():
+    for path in sorted(request.files, key=lambda path: path in request.vendored):
+        body = request.files[path]
         try:
             texts[path] = body.decode("utf-8")
         except UnicodeDecodeError:

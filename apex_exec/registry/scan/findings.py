@@ -120,6 +120,13 @@ def finding(rule: str, path: str, line: int, message: str) -> Finding:
     return Finding(made.name, made.severity, path, line, message[:300], made.why, made.fix)
 
 
+def lowered(item: Finding, package: str) -> Finding:
+    """A finding in a vendored package: it weighs one step less, since the file is that of a published wheel, unchanged,
+    and a reviewer is shown which. It stops no installation."""
+    severity = {"error": "warning"}.get(item.severity, "note")
+    return msgspec.structs.replace(item, severity=severity, message=f"{package}: {item.message}"[:300])
+
+
 class Report(msgspec.Struct, frozen=True):
     """What one scan found. ``extras_missing`` names scanners that are not installed."""
 

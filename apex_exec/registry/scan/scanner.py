@@ -20,6 +20,7 @@ import msgspec
 from apex_exec.common.child_process import Ended, run_module
 from apex_exec.executor.processes.runtimes import PYTHON, RUNTIMES, Runtime
 from apex_exec.registry.scan.findings import FINDINGS_MAX, SEVERITIES, Finding, Report, finding
+from apex_exec.registry.vendored.lock import locked_files
 from apex_exec.sandbox.modules import ALLOWED
 
 if TYPE_CHECKING:  # the child imports this module, and importing pydantic would take half of its time
@@ -45,6 +46,8 @@ class Request(msgspec.Struct, frozen=True):
     hooks: list[str] = []
     entrypoint: str = ""
     """The entry point's path in ``files``; "" if there is none."""
+    vendored: dict[str, str] = {}
+    """Files of vendored packages, each with its package: they are scanned last, and their findings weigh less."""
 
 
 def scan(files: dict[str, bytes], manifest: Manifest | None, *, extra_modules: tuple[str, ...] = (),
@@ -53,17 +56,18 @@ def scan(files: dict[str, bytes], manifest: Manifest | None, *, extra_modules: t
     request = Request(
         files, sorted({*ALLOWED, *extra_modules}), list(manifest.permissions) if manifest else None,
         list(manifest.network.allow) if manifest else [], list(manifest.data.tables) if manifest else [])
+    vendored = {path: f"{one.name} {one.version}" for path, one in locked_files(files).items()}
     if manifest is not None:
         request = msgspec.structs.replace(
             request, id=manifest.id, version=manifest.version, hooks=list(manifest.manifest.hooks),
-            entrypoint=manifest.entrypoint)
+            entrypoint=manifest.entrypoint, vendored=vendored)
     found = _run_child(RUNTIMES[manifest.runtime if manifest else PYTHON.name], request, seconds)
     missing: tuple[str, ...] = ()
     if with_bandit:
         if find_spec("bandit") is None:
             missing = ("bandit",)
         else:
-            found += _run_bandit(files, seconds)
+            found += _run_bandit({path: body for path, body in files.items() if path not in vendored}, seconds)
     order = {severity: index for index, severity in enumerate(SEVERITIES)}
     found.sort(key=lambda item: (order[item.severity], item.path, item.line, item.rule))
     return Report(tuple(found[:FINDINGS_MAX]), missing)

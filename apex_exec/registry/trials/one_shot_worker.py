@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from apex_exec.config import Settings
@@ -20,6 +22,7 @@ from apex_exec.executor.links.worker_link import WorkerLink
 from apex_exec.executor.links.worker_protocol import DECLARES_TOO_MUCH
 from apex_exec.executor.outcome import at_place
 from apex_exec.registry.bundles.bundle import Bundle
+from apex_exec.registry.bundles.manifest import parse_manifest
 from workers import wire
 
 LOOK = "look what it does when it is imported"
@@ -30,6 +33,13 @@ def declared_by(bundle: Bundle, settings: Settings) -> dict[str, Any]:
 
     Only for a process without threads or a ZeroMQ context: it forks.
     """
+    with jailed(settings) as executor:
+        return _probe(executor, bundle, settings)
+
+
+@contextmanager
+def jailed(settings: Settings) -> Iterator[BlockingExecutor]:
+    """An executor with the daemon's jail, for one load after the other. Raises Refusal("no_jail")."""
     logging.getLogger("apex_exec").setLevel(logging.ERROR)
     try:
         sandboxing = Sandboxing(settings)
@@ -40,20 +50,51 @@ def declared_by(bundle: Bundle, settings: Settings) -> dict[str, Any]:
     except OSError as error:
         raise Refusal("no_jail", f"no worker can be started: {error}{extra_modules_hint(settings)}",
                       hint="see `apex-exec doctor`") from None
-    spec = bundle.spec(settings.limits.policy())
-    probe = _Probe(spec, bundle, settings.pool.boot_seconds)
     try:
-        if why := executor.lacking.get(spec.runtime):
-            raise Refusal("load_failed", f"plugins in {spec.runtime} are not available on this machine: {why}",
-                          hint="see `apex-exec doctor`")
-        executor.run(probe)
+        yield executor
     finally:
         executor.close()
         if sandboxing.cgroups is not None:
             sandboxing.cgroups.close()
+
+
+def _probe(executor: BlockingExecutor, bundle: Bundle, settings: Settings) -> dict[str, Any]:
+    spec = bundle.spec(settings.limits.policy())
+    if why := executor.lacking.get(spec.runtime):
+        raise Refusal("load_failed", f"plugins in {spec.runtime} are not available on this machine: {why}",
+                      hint="see `apex-exec doctor`")
+    probe = _Probe(spec, bundle, settings.pool.boot_seconds)
+    executor.run(probe)
     if probe.refusal is not None:
         raise probe.refusal
     return probe.declared
+
+
+_IMPORTS = '''import importlib
+from workers import Plugin
+
+for name in {modules!r}:
+    importlib.import_module(name)
+plugin = Plugin(id="vendor-trial", version="1.0.0", permissions=[])
+
+
+@plugin.hook("onActionExecute")
+def act(context, params):
+    return None
+'''
+_MANIFEST = (b'{"id": "vendor-trial", "name": "Trial", "version": "1.0.0", "author": "apex-exec", "permissions": [], '
+             b'"manifest": {"entrypoint": "plugin.py", "hooks": ["onActionExecute"]}}')
+
+
+def import_failure(executor: BlockingExecutor, settings: Settings, modules: list[str], vendor: dict[str, bytes]) -> str:
+    """Imports ``modules`` of the files for ``vendor/`` in a jailed worker. Returns "", or why that failed."""
+    files = {"plugin.py": _IMPORTS.format(modules=modules).encode(), "manifest.json": _MANIFEST,
+             **{f"vendor/{path}": body for path, body in vendor.items()}}
+    try:
+        _probe(executor, Bundle(parse_manifest(_MANIFEST), files), settings)
+    except Refusal as error:
+        return error.message
+    return ""
 
 
 class _Probe(Probe):

@@ -1,4 +1,8 @@
-"""Which parts of a bundle's JavaScript are packages of npm, whose coverage is not asked of the plugin's author.
+"""Which parts of a bundle are packages, of npm or vendored from PyPI, whose coverage is not asked of the plugin's
+author.
+
+A Python bundle says it by its lock (``registry.vendored.lock``): a file in ``vendor/`` that is the wheel's own does not
+count. The rest of this page is about JavaScript.
 
 A bundler writes an author's code and the packages that it imports into one file, and a source map says which is which.
 The maker of the map decides what counts, so the question is whose map is believed:
@@ -37,10 +41,11 @@ NAMES_MAX = 100
 
 
 class LeftOut(msgspec.Struct, frozen=True):
-    """What does not count: ``ranges`` by path, and the names of the packages there."""
+    """What does not count: ``ranges`` by path, whole ``files``, and the names of the packages there."""
 
     ranges: dict[str, Ranges] = {}
     packages: list[str] = []
+    files: list[str] = []
 
 
 NOTHING = LeftOut()
@@ -52,8 +57,18 @@ def package_of(source: str) -> str:
     return str(found[-1]) if found else ""
 
 
+def by_its_lock(bundle: Bundle) -> LeftOut:
+    """The files in a Python bundle's ``vendor/``, each unchanged by its lock. The lock is the author's word for where
+    they come from: a reviewer is shown the packages, and ``plugin add --check`` compares them with the index."""
+    packages = dict.fromkeys(f"{one.name} {one.version}" for one in bundle.vendored.values())
+    return LeftOut({}, list(packages)[:NAMES_MAX], sorted(bundle.vendored))
+
+
 def by_its_own_maps(bundle: Bundle, paths: Iterable[str]) -> LeftOut:
-    """What the bundle's own source maps say. A map that is broken, or missing, says nothing."""
+    """What the bundle's own source maps say, and its lock. A map that is broken, or missing, says nothing."""
+    if bundle.vendored:
+        return by_its_lock(bundle)
+
     def map_of(path: str, _body: bytes) -> bytes | None:
         found = find_map(path, bundle.files)
         return found.data if found is not None else None
@@ -63,7 +78,9 @@ def by_its_own_maps(bundle: Bundle, paths: Iterable[str]) -> LeftOut:
 
 def by_maps_of_the_operator(bundle: Bundle, paths: Iterable[str], folder: str) -> LeftOut:
     """What the maps in ``folder`` say, each named ``<SHA-256 of the JavaScript>.map``. Nothing without a folder. Blocks
-    for reads of files."""
+    for reads of files. Of a Python bundle, what its lock says."""
+    if bundle.vendored:
+        return by_its_lock(bundle)
     if not folder:
         return NOTHING
     maps: dict[str, bytes] = {}

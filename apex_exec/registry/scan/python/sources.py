@@ -24,9 +24,10 @@ def scan_sources(texts: Mapping[str, str], request: Request, api: ApiUse) -> Ite
     own = frozenset(path.split("/", 1)[0].removesuffix(".py") for path in request.files) | frozenset(
         part.removesuffix(".py") for path in request.files for part in path.split("/"))
     allowed = frozenset(request.allowed)
+    unseen = ApiUse()  # what a package calls `api` is not the platform's
     for path, text in texts.items():
         if path.endswith(SUFFIXES):
-            yield from _file(path, text, allowed, own, api)
+            yield from _file(path, text, allowed, own, unseen if path in request.vendored else api)
 
 
 def _file(path: str, text: str, allowed: frozenset[str], own: frozenset[str], api: ApiUse) -> Iterator[Finding]:

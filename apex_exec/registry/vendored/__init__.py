@@ -1,0 +1,1 @@
+"""Packages of PyPI inside a bundle."""
