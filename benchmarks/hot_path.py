@@ -34,6 +34,7 @@ from apex_exec.daemon.hosts.requests import Requests
 from apex_exec.daemon.hosts.stream_peers import StreamPeers
 from apex_exec.daemon.hosts.verdicts import Verdicts
 from apex_exec.daemon.plugin_gauges import PluginGauges
+from apex_exec.daemon.plugin_settings import PluginSettings
 from apex_exec.daemon.sides import audit_trail
 from apex_exec.daemon.sides.audit_trail import AuditTrail
 from apex_exec.daemon.sides.side_process import SideProcess
@@ -178,7 +179,8 @@ class Rig:
         dispatches = DispatchRuns(pool, table, replies, driver.step)
         verdicts = Verdicts(
             pool, table, replies, dispatches, used=self.workers.accounts.used, audit=trail, api=api,
-            checks=absent.NoChecks(), places=absent.NoPlaces(), metrics=metrics, logs=logs, failed=guard.failed)
+            checks=absent.NoChecks(), places=absent.NoPlaces(), metrics=metrics, logs=logs, failed=guard.failed,
+            plugin_settings=PluginSettings(is_known=True))
         self.requests = Requests(
             pool, table, replies, dispatches, step=driver.step,
             welcome=None, per_host=10_000, audit=trail, api=api, metrics=metrics)  # type: ignore[arg-type]  # played

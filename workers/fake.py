@@ -68,13 +68,13 @@ class FakePlatform:
     ``not_provided``). ``storage`` is what ``api.storage`` keeps, by (user, key); the user of what is common is "".
     ``written`` maps a write ("insert", "upsert", "update", "delete") to its answer, or to a function of its parameters;
     without one, an insert and an upsert answer with the rows that they were given, and an update and a delete with one
-    row that was changed.
+    row that was changed. ``settings`` are the values of ``context.settings``.
     """
 
     def __init__(self, plugin: Plugin | dict[str, Any], *, rows: dict[str, Any] | None = None,
                  responses: dict[str, Any] | None = None, methods: dict[str, Any] | None = None,
                  written: dict[str, Any] | None = None, storage: dict[tuple[str, str], Any] | None = None,
-                 user_id: str = USER) -> None:
+                 user_id: str = USER, settings: dict[str, Any] | None = None) -> None:
         is_map = isinstance(plugin, dict)
         self.hooks: dict[str, Any] = plugin["hooks"] if isinstance(plugin, dict) else plugin.hooks
         self.permissions = list(plugin.get("permissions", [])) if isinstance(plugin, dict) else plugin.permissions
@@ -84,6 +84,7 @@ class FakePlatform:
         self.responses = responses or {}
         self.methods = methods or {}
         self.written = written or {}
+        self.settings = settings or {}
         self.storage = dict(storage or {})
         self.asked: list[tuple[str, dict[str, Any]]] = []
         self.asked_by: list[tuple[str, str, dict[str, Any]]] = []
@@ -175,7 +176,7 @@ class FakePlatform:
         """Calls the hook's function. Returns its result, or a coroutine."""
         function = self.hooks[hook]
         context = HookContext(user_id, self.plugin_id, hook, time.monotonic_ns() + int(timeout_ms * 1e6), api,
-                              logging.getLogger("plugin"))
+                              logging.getLogger("plugin"), _encode(self.settings))
         given: dict[str, Any] = dict(params or {})
         if hook in contract.FILLS_USER:
             given.setdefault("userId", user_id)

@@ -38,6 +38,7 @@ from apex_exec.daemon.hosts.requests import Requests
 from apex_exec.daemon.hosts.verdicts import Verdicts
 from apex_exec.daemon.orders import Orders
 from apex_exec.daemon.plugin_gauges import MEASURE_SECONDS, PluginGauges
+from apex_exec.daemon.plugin_settings import PluginSettings
 from apex_exec.daemon.plugin_sources import PluginSources
 from apex_exec.daemon.policies import breaker_policy, hosts_max, pool_limits, recycle_policy, spares_of
 from apex_exec.daemon.ports import Trail
@@ -94,6 +95,7 @@ class Service(NamedTuple):
     hosts: HostSocket
     gauges: PluginGauges
     supervisor: Supervisor
+    plugin_settings: PluginSettings
 
 
 class Administration(NamedTuple):
@@ -160,11 +162,14 @@ def _make_service(ground: Ground) -> Service:
     governing = Governing(
         pool=pool, step=driver.step, metrics=metrics, activated=workers.activated,
         burst_seconds=settings.limits.cpu_burst_seconds, cgroups=sandboxing.cgroups, failed=guard.failed)
+    plugin_settings = PluginSettings(is_known=not (needs_registry(settings) and extras.is_installed("registry")))
+    logs.redactors = plugin_settings.redactors
+    workers.neighbours.settings_of = plugin_settings.of_call
     audit = AuditTrail(settings, metrics, logs.log, on_refused=driver.refuse_work, on_admitted=driver.admit_work,
                        side_changed=loop.side_changed)
     api = ApiCalls(settings, pool, send=workers.reply, step=driver.step, side_changed=loop.side_changed,
                    wake=loop.wake, metrics=metrics, audit=audit, overhead=workers.overhead,
-                   add_host_ns=workers.accounts.add_host_ns)
+                   add_host_ns=workers.accounts.add_host_ns, plugin_settings=plugin_settings)
     connect_executor(workers, pool=pool, governing=governing, api=api, audit=audit)
     audit.on_spent = workers.overhead.records
     checks = ResultChecks(workers.overhead, loop)
@@ -175,7 +180,7 @@ def _make_service(ground: Ground) -> Service:
     dispatches = DispatchRuns(pool, table, replies, driver.step)
     verdicts = Verdicts(
         pool, table, replies, dispatches, used=workers.accounts.used, audit=audit, api=api, checks=checks,
-        places=places, metrics=metrics, logs=logs, failed=guard.failed)
+        places=places, metrics=metrics, logs=logs, failed=guard.failed, plugin_settings=plugin_settings)
     requests = Requests(
         pool, table, replies, dispatches, step=driver.step,
         welcome=lambda id_: _welcome(id_, ground, workers.forks.lacking), per_host=settings.pool.per_host, audit=audit,
@@ -187,9 +192,10 @@ def _make_service(ground: Ground) -> Service:
     gauges = PluginGauges(pool, metrics, guard.failed)
     supervisor = Supervisor(
         pool=pool, driver=driver, guard=guard, metrics=metrics, logs=logs, workers=workers, peers=hosts.peers,
-        requests=requests, audit=audit, gauges=gauges, forget=(governing.forget, api.forget_plugin))
+        requests=requests, audit=audit, gauges=gauges,
+        forget=(governing.forget, api.forget_plugin, plugin_settings.forget))
     return Service(metrics, guard, loop, pool, driver, workers, governing, audit, api, checks, places, table, verdicts,
-                   requests, tcp_hosts, hosts, gauges, supervisor)
+                   requests, tcp_hosts, hosts, gauges, supervisor, plugin_settings)
 
 
 def _make_administration(ground: Ground, service: Service, reread: Callable[[], Settings]) -> Administration:
@@ -199,14 +205,16 @@ def _make_administration(ground: Ground, service: Service, reread: Callable[[], 
     plugins = PluginSources(
         served=pool.spec, serve=supervisor.set_plugin, withdraw=supervisor.remove_plugin, failed=service.guard.failed,
         overruled=lambda plugin, _, __: logs.log(
-            "error", f"plugin {plugin} is served from plugins_dir; the installed one is not"))
+            "error", f"plugin {plugin} is served from plugins_dir; the installed one is not"),
+        adjusted=service.plugin_settings.adjusted)
+    service.plugin_settings.settle = plugins.settle
     jail_requests = JailRequests(
         pool, driver.step, workers, service.table, service.verdicts, lambda: in_force.settings.pool.boot_seconds)
     driver.connect(workers=workers, verdicts=service.verdicts, audit=audit, gauges=service.gauges,
                    judged=jail_requests.judged)
     registrar = NoRegistrar() if not extras.is_installed("registry") else RegistrarLink(
-        settings.model_dump(), jail_requests.table, plugins, loop=service.loop, guard=service.guard, metrics=metrics,
-        logs=logs, audit=audit, overhead=workers.overhead)
+        settings.model_dump(), jail_requests.table, plugins, service.plugin_settings, loop=service.loop,
+        guard=service.guard, metrics=metrics, logs=logs, audit=audit, overhead=workers.overhead)
     reloader = Reloader(in_force, reread, Changeable(
         step=driver.step, fds=ground.fds, requests=requests, workers=workers,
         api=service.api, governing=service.governing, sandboxing=ground.sandboxing, logs=logs, registrar=registrar,

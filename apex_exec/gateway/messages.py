@@ -23,6 +23,8 @@ class Call(msgspec.Struct, array_like=True, tag="call"):
     """CPU seconds a second that the plugin may have of the gateway."""
     may_read: bool = False
     """Whether the plugin has data:read: a write that returns rows which were there before reads them."""
+    secrets: tuple[tuple[str, str, str, str, tuple[str, ...]], ...] = ()
+    """Of a fetch, what is added to its requests: (setting, header, the header's value, the secret, hosts) each."""
 
 
 class Cancel(msgspec.Struct, array_like=True, tag="cancel", gc=False):

@@ -227,7 +227,8 @@ class Router:
         return await HANDLERS[call.method](self, call, request)
 
     async def _fetch(self, call: Call, request: Any) -> Answer:
-        reply, facts = await stepped(self.fetcher.fetch(request, call.hosts, lambda: self._may_hop(call)))
+        reply, facts = await stepped(self.fetcher.fetch(request, call.hosts, lambda: self._may_hop(call),
+                                                         call.secrets))
         with counted():
             return _encode(reply), facts
 

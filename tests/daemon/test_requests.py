@@ -23,6 +23,7 @@ from apex_exec.daemon.hosts.pending_table import Pending, PendingTable
 from apex_exec.daemon.hosts.replies import Replies
 from apex_exec.daemon.hosts.requests import Requests
 from apex_exec.daemon.hosts.verdicts import Verdicts
+from apex_exec.daemon.plugin_settings import PluginSettings
 from apex_exec.errors import WireError
 from apex_exec.executor.guard import raise_it
 from apex_exec.executor.links.overhead import Used
@@ -72,7 +73,7 @@ class Rig:
         self.verdicts = Verdicts(
             self.pool, self.table, replies, dispatches, used=lambda _plugin, _call, _run_ns: Used(), audit=audit,
             api=api, checks=absent.NoChecks(), places=absent.NoPlaces(), metrics=self.metrics, logs=self.logs,
-            failed=raise_it)
+            failed=raise_it, plugin_settings=PluginSettings(is_known=True))
         self.requests = Requests(
             self.pool, self.table, replies, dispatches, step=self.step, per_host=per_host, audit=audit, api=api,
             welcome=lambda _id: None,  # type: ignore[arg-type,return-value]  # nobody says hello

@@ -135,7 +135,7 @@ class Python:
             api = sdk.Api(self._ask, call.seq, True, self._calls.begin)
         else:
             api = sdk.Api(self._ask, call.seq, hook.is_async)
-        return sdk.HookContext(call.user_id, self._plugin, call.hook, call.deadline_ns, api, self._log)
+        return sdk.HookContext(call.user_id, self._plugin, call.hook, call.deadline_ns, api, self._log, call.settings)
 
     def _finish(self, coroutine: Any) -> Any:
         if self._loop is not None:
