@@ -167,8 +167,8 @@ KEYS: dict[str, Key] = {
     "storage.plugin_bytes": Key("5242880", "what one plugin may keep in all, of its users and in common"),
     "secrets.key_file": Key(
         "`<state_dir>/secrets.key`",
-        "the keys that plugins' secrets are encrypted with, one `NAME BASE64` a line, the first encrypts; 0600, made by "
-        "the first `plugin settings set` of a secret; no backup contains it"),
+        "the keys that plugins' secrets are encrypted with, one `NAME BASE64` a line, the first encrypts; 0600, made "
+        "by the first `plugin settings set` of a secret; no backup contains it"),
     "secrets.key_command": Key(
         "`[]`", "a command that prints what would stand in that file, for a KMS or a secret manager",
         '["/usr/local/bin/plugin-keys"]'),

@@ -25,7 +25,7 @@ FILES = {
     "plugin quarantine": "plugin.enable", "plugin release": "plugin.enable", "plugin approve": "plugin.approve",
     "plugin deny": "plugin.approve", "plugin revoke": "plugin.approve", "plugin list": "plugin.show",
     "plugin show": "plugin.show", "plugin logs": "plugin.logs", "plugin verify": "plugin.verify",
-    "plugin storage": "plugin.storage",
+    "plugin storage": "plugin.storage", "plugin settings": "plugin.settings", "secrets": "daemon.secrets",
     "market submit": "market.submission", "market status": "market.submission", "market review": "market.review",
     "market approve": "market.review", "market reject": "market.review", "market publish": "market.publish",
     "market revoke": "market.publish", "market search": "market.offer", "market show": "market.offer",

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 
 PLACE = "[secret]"
 FEW = 8
-"""Up to so many secrets are looked for one after another, which is faster."""
+"""Up to this number of secrets we look for one after another, which is faster."""
 PREFIX_CHARS = 8
 """No secret is shorter (``catalogue.settings.SECRET_CHARS_MIN``); shorter lines of a secret are not looked for."""
 

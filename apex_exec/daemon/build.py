@@ -50,6 +50,7 @@ from apex_exec.daemon.sides.metrics_feed import MetricsFeed
 from apex_exec.daemon.sides.result_checks import ResultChecks
 from apex_exec.daemon.sides.side_process import attach
 from apex_exec.daemon.supervisor import Supervisor
+from apex_exec.daemon.tenants import Tenants
 from apex_exec.daemon.turn import Turn
 from apex_exec.executor import ports
 from apex_exec.executor.guard import Guard
@@ -96,6 +97,7 @@ class Service(NamedTuple):
     gauges: PluginGauges
     supervisor: Supervisor
     plugin_settings: PluginSettings
+    tenants: Tenants
 
 
 class Administration(NamedTuple):
@@ -128,8 +130,8 @@ def build_daemon(ground: Ground, reread: Callable[[], Settings]) -> Parts:
         loop=loop, guard=service.guard, pool=service.pool, driver=service.driver, workers=service.workers,
         peers=service.hosts.peers, requests=service.requests, api=service.api, audit=service.audit,
         supervisor=service.supervisor, monitoring=monitoring,
-        duties=(service.audit.duty, monitoring, service.api.duty, service.places.duty, administration.admin,
-                feed.duty))
+        duties=(service.audit.duty, monitoring, service.api.duty, service.places.duty, service.tenants.duty,
+                administration.admin, feed.duty))
     loop.every(1.0, service.supervisor.upkeep)
     loop.every(MEASURE_SECONDS, service.gauges.measure)
     loop.every(1.0, service.audit.upkeep)
@@ -162,14 +164,17 @@ def _make_service(ground: Ground) -> Service:
     governing = Governing(
         pool=pool, step=driver.step, metrics=metrics, activated=workers.activated,
         burst_seconds=settings.limits.cpu_burst_seconds, cgroups=sandboxing.cgroups, failed=guard.failed)
-    plugin_settings = PluginSettings(is_known=not (needs_registry(settings) and extras.is_installed("registry")))
+    tenants = Tenants(has_any=any(isinstance(table.owner, dict) for table in settings.data.tables.values()))
+    plugin_settings = PluginSettings(is_known=not (needs_registry(settings) and extras.is_installed("registry")),
+                                     tenant_of=tenants.of)
     logs.redactors = plugin_settings.redactors
     workers.neighbours.settings_of = plugin_settings.of_call
     audit = AuditTrail(settings, metrics, logs.log, on_refused=driver.refuse_work, on_admitted=driver.admit_work,
                        side_changed=loop.side_changed)
     api = ApiCalls(settings, pool, send=workers.reply, step=driver.step, side_changed=loop.side_changed,
                    wake=loop.wake, metrics=metrics, audit=audit, overhead=workers.overhead,
-                   add_host_ns=workers.accounts.add_host_ns, plugin_settings=plugin_settings)
+                   add_host_ns=workers.accounts.add_host_ns, plugin_settings=plugin_settings,
+                   tenants=tenants)
     connect_executor(workers, pool=pool, governing=governing, api=api, audit=audit)
     audit.on_spent = workers.overhead.records
     checks = ResultChecks(workers.overhead, loop)
@@ -177,14 +182,15 @@ def _make_service(ground: Ground) -> Service:
     workers.neighbours.locate = places.submit_line
     table = PendingTable()
     replies = Replies(table, audit)
-    dispatches = DispatchRuns(pool, table, replies, driver.step)
+    dispatches = DispatchRuns(pool, table, replies, driver.step, plugin_settings, tenants)
     verdicts = Verdicts(
         pool, table, replies, dispatches, used=workers.accounts.used, audit=audit, api=api, checks=checks,
         places=places, metrics=metrics, logs=logs, failed=guard.failed, plugin_settings=plugin_settings)
     requests = Requests(
         pool, table, replies, dispatches, step=driver.step,
         welcome=lambda id_: _welcome(id_, ground, workers.forks.lacking), per_host=settings.pool.per_host, audit=audit,
-        api=api, metrics=metrics)
+        api=api, metrics=metrics, plugin_settings=plugin_settings, tenants=tenants)
+    tenants.ask, tenants.step, tenants.verdict = api.ask_tenants, driver.step, verdicts.verdict
     tcp_hosts = _tcp_hosts(settings, hosts_max(ground.fds))
     hosts = HostSocket(
         loop, open_local(settings, hosts_max(ground.fds)) if tcp_hosts is None else tcp_hosts.open, requests,
@@ -195,7 +201,7 @@ def _make_service(ground: Ground) -> Service:
         requests=requests, audit=audit, gauges=gauges,
         forget=(governing.forget, api.forget_plugin, plugin_settings.forget))
     return Service(metrics, guard, loop, pool, driver, workers, governing, audit, api, checks, places, table, verdicts,
-                   requests, tcp_hosts, hosts, gauges, supervisor, plugin_settings)
+                   requests, tcp_hosts, hosts, gauges, supervisor, plugin_settings, tenants)
 
 
 def _make_administration(ground: Ground, service: Service, reread: Callable[[], Settings]) -> Administration:

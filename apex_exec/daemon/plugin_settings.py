@@ -43,7 +43,7 @@ class _Held:
 
 class PluginSettings:
     """``settle(plugin)`` has the pool serve the plugin anew, as ``adjusted`` has its spec. ``is_known`` is False while
-    nobody has told anything yet although there may be something. ``tenant_of(user)`` is the user's only tenant, "" if
+    nothing has arrived yet although there may be something. ``tenant_of(user)`` is the user's only tenant, "" if
     there is none or there are several."""
 
     def __init__(self, *, is_known: bool, settle: Callable[[str], None] = lambda _plugin: None,
@@ -79,7 +79,7 @@ class PluginSettings:
             self.settle(message.plugin)
 
     def told(self, message: SettingsTold) -> None:
-        """The registrar has told everything: other plugins have no values."""
+        """The registrar has sent everything: other plugins have no values."""
         for plugin in self._held.keys() - set(message.plugins):
             was = self._held.pop(plugin)
             self._changed(plugin)

@@ -9,14 +9,14 @@ import os
 import stat
 import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from apex_exec.client import AdminClient, CallError
-from tests.support.daemon import Daemon, wait_for
+from apex_exec.testing import Daemon
+from tests.support.daemon import wait_for
 
 A, B = "aaaaaaaa-0000-4000-8000-00000000000a", "bbbbbbbb-0000-4000-8000-00000000000b"
 SECRET, TOKEN = "sk-live-0123456789abcdef", "tok-9876543210-zyxwvu"
@@ -85,7 +85,7 @@ def put(daemon: Daemon) -> None:
 
 @pytest.fixture(scope="module")
 def daemon() -> Iterator[Daemon]:
-    running = Daemon()
+    running = Daemon(config={"audit.min_free_bytes": 0})
     put(running)
     with running:
         yield running
@@ -228,7 +228,7 @@ def test_the_key_is_rotated_and_old_ciphertexts_are_encrypted_anew(daemon: Daemo
 
 
 def test_without_its_key_the_plugin_is_not_served_and_the_daemon_is(tmp_path: Path) -> None:
-    running = Daemon()
+    running = Daemon(config={"audit.min_free_bytes": 0})
     put(running)
     with running as daemon:
         def state() -> str:

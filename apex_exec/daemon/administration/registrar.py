@@ -392,7 +392,7 @@ class Registrar:
             gates=(market.gate,), audit=self._audit, lock=self._lock)
 
     def _tell_settings(self, context: Context) -> None:
-        """All that is set for plugins, in place of all that was told before. Under the lock."""
+        """All that is set for plugins, in place of all that was sent before. Under the lock."""
         self._settings_state = context.store.transact(setting_rows.state)
         self._link.send(messages.SettingsTold(publishing.tell_all(context)))
 

@@ -72,7 +72,7 @@ class Removed(msgspec.Struct, array_like=True, tag="removed"):
 
 class SettingsOf(msgspec.Struct, array_like=True, tag="settings_of"):
     """What is set for a plugin, owner by owner: (scope, owner, values in MessagePack). ``whole``: in place of all that
-    was told before. ``locked`` is why some of its secrets cannot be read, or ""."""
+    was sent before. ``locked`` is why some of its secrets cannot be read, or ""."""
 
     plugin: str
     sets: list[tuple[str, str, bytes]]

@@ -35,7 +35,7 @@ TENANT_CHARS_MAX = 200
 EVERYBODY, TENANT, USER = SCOPES
 
 
-def _owner(args: OwnerArgs) -> tuple[str, str]:
+def _owner(ctx: Context, args: OwnerArgs) -> tuple[str, str]:
     """Whose values are meant: (scope, owner). Raises Refusal."""
     if args.user is not None and args.tenant is not None:
         raise Refusal("bad_owner", "name a user or a tenant, not both", code=Code.INVALID_INPUT)
@@ -50,6 +50,9 @@ def _owner(args: OwnerArgs) -> tuple[str, str]:
     if not 1 <= len(args.tenant) <= TENANT_CHARS_MAX or not args.tenant.isprintable():
         raise Refusal("bad_tenant", f"a tenant has 1 to {TENANT_CHARS_MAX} printable characters",
                       code=Code.INVALID_INPUT, hint="the text of the column that data.tables' `tenant` names")
+    if not any(isinstance(table.owner, dict) for table in ctx.settings.data.tables.values()):
+        raise Refusal("no_tenants", "no table of data.tables says by `via` which tenant a user has",
+                      code=Code.INVALID_INPUT, hint="set values for users, or for everybody")
     return TENANT, args.tenant
 
 
@@ -89,7 +92,7 @@ def _expected(rows: list[Row], expect: str | None) -> None:
 
 def get(ctx: Context, args: OwnerArgs) -> dict[str, Any]:
     """What a plugin declares, and what this owner has of it."""
-    scope, owner = _owner(args)
+    scope, owner = _owner(ctx, args)
     manifest = _manifest(ctx, args.id)
     mine, common, owners = ctx.store.transact(lambda db: (
         {row.name: row for row in db_.of_owner(db, args.id, scope, owner)},
@@ -127,7 +130,7 @@ def _described(setting: Setting, mine: Row | None, common: Row | None, scope: st
 
 def set_(ctx: Context, args: SetArgs) -> dict[str, Any]:
     """Sets values: all of them, or none."""
-    scope, owner = _owner(args)
+    scope, owner = _owner(ctx, args)
     if not args.values:
         raise Refusal("no_values", "there is no value to set", code=Code.INVALID_INPUT)
     _check_size(args.values)
@@ -189,7 +192,7 @@ def _check(plugin: str, declared: dict[str, Setting], name: str, value: Any) -> 
 
 def unset(ctx: Context, args: UnsetArgs) -> dict[str, Any]:
     """Deletes values, also those that no version declares any more, and those of a plugin that is gone."""
-    scope, owner = _owner(args)
+    scope, owner = _owner(ctx, args)
     if bool(args.names) == args.all:
         raise Refusal("no_names", "name what is to be deleted, or all of it", code=Code.INVALID_INPUT)
 

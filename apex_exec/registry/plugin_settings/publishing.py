@@ -1,8 +1,8 @@
-"""What the supervisor is told of plugins' settings: the values, decrypted, in sets of one owner each.
+"""What the supervisor gets to know of plugins' settings: the values, decrypted, in sets of one owner each.
 
 The rows decide. After a change the supervisor gets the set that changed; at a start, a reload and after any transaction
 whose outcome is unknown it gets everything, in place of what it had. A plugin with a secret that cannot be read is
-*locked*: it is told with the reason and is not served, since it would otherwise run as if the secret had been deleted.
+*locked*: it is not served, and the reason is shown, since it would otherwise run as if the secret had been deleted.
 """
 
 from __future__ import annotations

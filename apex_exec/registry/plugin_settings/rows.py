@@ -106,7 +106,7 @@ def state(db: sa.Connection) -> tuple[int, int]:
 
 
 def decoded(value: str) -> Any:
-    """A value that is no secret."""
+    """A value that is not a secret."""
     return json.loads(value)
 
 
