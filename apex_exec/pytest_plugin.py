@@ -1,8 +1,9 @@
 """pytest's plugin for authors: in a plugin's own folder, plain `pytest` runs its tests under the platform's rules.
 
 It is an entry point of pytest, so it is loaded in every run of an environment that has apex-exec: it imports nothing
-until it finds itself in the folder of a plugin. There the plugin's modules can be imported, ``FakePlatform`` refuses what the
-daemon refuses, and tests may be coroutines. The jail is not part of it: `apex-exec plugin test` runs the same tests there.
+until it finds itself in the folder of a plugin. There the plugin's modules can be imported, ``FakePlatform`` refuses
+what the daemon refuses, and tests may be coroutines. The jail is not part of it: `apex-exec plugin test` runs the same
+tests there.
 """
 
 from __future__ import annotations

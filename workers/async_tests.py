@@ -1,4 +1,4 @@
-"""Tests that are coroutines: ``async def test_…`` runs in an event loop of its own, in the jail and with plain pytest."""
+"""Tests that are coroutines: each runs in an event loop of its own, in the jail and with plain pytest."""
 
 from __future__ import annotations
 
