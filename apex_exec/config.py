@@ -265,6 +265,14 @@ class StorageSection(_Section):
     plugin_bytes: int = Field(default=5_242_880, ge=0, le=2**40)
 
 
+class SecretsSection(_Section):
+    """The keys that plugins' secrets are encrypted with: a file of the daemon's user alone, or a command that prints
+    what would stand in it."""
+
+    key_file: str = Field(default="<state_dir>/secrets.key", min_length=1)
+    key_command: tuple[str, ...] = Field(default=(), max_length=100)
+
+
 class BreakerSection(_Section):
     """When a plugin that keeps failing is paused, and how restarts are spaced."""
 
@@ -393,6 +401,7 @@ class Settings(_Section):
     audit: AuditSection = AuditSection()
     registry: RegistrySection = RegistrySection()
     storage: StorageSection = StorageSection()
+    secrets: SecretsSection = SecretsSection()
     breaker: BreakerSection = BreakerSection()
     recycle: RecycleSection = RecycleSection()
     log: LogSection = LogSection()

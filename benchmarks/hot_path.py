@@ -35,10 +35,12 @@ from apex_exec.daemon.hosts.requests import Requests
 from apex_exec.daemon.hosts.stream_peers import StreamPeers
 from apex_exec.daemon.hosts.verdicts import Verdicts
 from apex_exec.daemon.plugin_gauges import PluginGauges
+from apex_exec.daemon.plugin_settings import PluginSettings
 from apex_exec.daemon.sides import audit_trail
 from apex_exec.daemon.sides.audit_trail import AuditTrail
 from apex_exec.daemon.sides.side_process import SideProcess
 from apex_exec.daemon.supervisor import Supervisor
+from apex_exec.daemon.tenants import Tenants
 from apex_exec.daemon.turn import Turn
 from apex_exec.executor.guard import Guard
 from apex_exec.executor.links import accounts, link_reader, overhead, worker_protocol
@@ -176,13 +178,17 @@ class Rig:
         connect_executor(self.workers, pool=pool, governing=monitor, api=api, audit=trail)
         table = PendingTable()
         replies = Replies(table, trail)
-        dispatches = DispatchRuns(pool, table, replies, driver.step)
+        configured = PluginSettings(is_known=True)
+        tenants = Tenants(has_any=False)
+        dispatches = DispatchRuns(pool, table, replies, driver.step, configured, tenants)
         verdicts = Verdicts(
             pool, table, replies, dispatches, used=self.workers.accounts.used, audit=trail, api=api,
-            checks=absent.NoChecks(), places=absent.NoPlaces(), metrics=metrics, logs=logs, failed=guard.failed)
+            checks=absent.NoChecks(), places=absent.NoPlaces(), metrics=metrics, logs=logs, failed=guard.failed,
+            plugin_settings=configured)
         self.requests = Requests(
             pool, table, replies, dispatches, step=driver.step,
-            welcome=None, per_host=10_000, audit=trail, api=api, metrics=metrics)  # type: ignore[arg-type]  # played
+            welcome=None, per_host=10_000, audit=trail, api=api, metrics=metrics,  # type: ignore[arg-type]  # played
+            plugin_settings=configured, tenants=tenants)
         self.peers = HostSocket(
             self.loop, lambda loop, events: StreamPeers(loop, events, 4 * BYTES_MAX), self.requests,
             bytes_max=BYTES_MAX, metrics=metrics, logs=logs).peers

@@ -2,7 +2,8 @@
 
 ``FakePlatform(plugin, rows={"SELECT …": [{…}]})`` and ``platform.call("onDataFetch", params)``, or
 ``platform.run_together([("onDataFetch", params), …])`` for several calls at once. Like the real platform it refuses
-whatever the plugin does not declare; it does not parse SQL, and it fetches nothing.
+whatever the plugin does not declare, and payloads, results and effects that the platform would not take; it does not
+parse SQL, and it fetches nothing.
 """
 
 from __future__ import annotations
@@ -14,12 +15,13 @@ import random
 import time
 from collections.abc import Callable, Generator, Sequence
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, ClassVar, Protocol
 
 import msgspec
 
 from workers import contract
-from workers.sdk import Api, ApiError, ConcurrentApi, HookContext, PermissionDenied, Plugin, shaped
+from workers.runtime.values import NotAValue, check_value
+from workers.sdk import Api, ApiError, ConcurrentApi, HookContext, InvalidOutput, PermissionDenied, Plugin, shaped
 
 _WRITES = ("insert", "upsert", "update", "delete")
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -35,6 +37,34 @@ PLACES_MAX = 32
 
 LEFTOVER_SECONDS_MAX = 1.0
 """How long tasks that calls of ``run_together`` left behind may take to end."""
+
+
+class Refused(AssertionError):
+    """The platform would not have made this call, or would not have taken its result; ``code`` is the one that the host
+    would get. It is an AssertionError, so that a test runner counts it as a failed test."""
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(f"{code}: {message}")
+        self.code = code
+
+
+class Rules(Protocol):
+    """What the platform refuses: its own code, which the process that runs the tests has brought."""
+
+    installed: ClassVar[Rules | None] = None
+    """None if the tests run without apex-exec; then only permissions are looked at."""
+
+    def payload(self, hook: str, params: dict[str, Any], user_id: str) -> None:
+        """Raises Refused for a payload that no plugin would get."""
+
+    def result(self, hook: str, encoded: bytes) -> None:
+        """Raises Refused for a result that no host would get."""
+
+    def collector(self, plugin: str) -> Any:
+        """What collects the effects of one call."""
+
+    def request(self, plugin: str, method: str, encoded: bytes, effects: Any) -> tuple[str, str]:
+        """The code and the words with which an API call is refused for its parameters, or two empty texts."""
 
 
 class _Later:
@@ -68,13 +98,13 @@ class FakePlatform:
     ``not_provided``). ``storage`` is what ``api.storage`` keeps, by (user, key); the user of what is common is "".
     ``written`` maps a write ("insert", "upsert", "update", "delete") to its answer, or to a function of its parameters;
     without one, an insert and an upsert answer with the rows that they were given, and an update and a delete with one
-    row that was changed.
+    row that was changed. ``settings`` are the values of ``context.settings``.
     """
 
     def __init__(self, plugin: Plugin | dict[str, Any], *, rows: dict[str, Any] | None = None,
                  responses: dict[str, Any] | None = None, methods: dict[str, Any] | None = None,
                  written: dict[str, Any] | None = None, storage: dict[tuple[str, str], Any] | None = None,
-                 user_id: str = USER) -> None:
+                 user_id: str = USER, settings: dict[str, Any] | None = None) -> None:
         is_map = isinstance(plugin, dict)
         self.hooks: dict[str, Any] = plugin["hooks"] if isinstance(plugin, dict) else plugin.hooks
         self.permissions = list(plugin.get("permissions", [])) if isinstance(plugin, dict) else plugin.permissions
@@ -84,6 +114,7 @@ class FakePlatform:
         self.responses = responses or {}
         self.methods = methods or {}
         self.written = written or {}
+        self.settings = settings or {}
         self.storage = dict(storage or {})
         self.asked: list[tuple[str, dict[str, Any]]] = []
         self.asked_by: list[tuple[str, str, dict[str, Any]]] = []
@@ -100,12 +131,21 @@ class FakePlatform:
         is_async = inspect.iscoroutinefunction(function)
         result = self._begin(hook, params, self.user_id, Api(self._asker(self.user_id), 0, is_async), timeout_ms)
         if is_async:
+            if _runs_in_a_loop():
+                result.close()
+                raise RuntimeError("in a test that is a coroutine write: await platform.call_async(...)")
             loop = asyncio.new_event_loop()
             try:
                 result = loop.run_until_complete(result)
             finally:
                 loop.close()
         return self._checked(hook, result)
+
+    async def call_async(self, hook: str, params: dict[str, Any] | None = None, *, timeout_ms: float = 5000) -> Any:
+        """``call`` for tests that are coroutines: an async hook runs in their event loop."""
+        is_async = inspect.iscoroutinefunction(self.hooks[hook])
+        result = self._begin(hook, params, self.user_id, Api(self._asker(self.user_id), 0, is_async), timeout_ms)
+        return self._checked(hook, await result if is_async else result)
 
     def run_together(self, calls: Sequence[tuple[Any, ...]], *, concurrency: int = PLACES_MAX, seed: int = 0,
                      timeout_ms: float = 5000) -> list[Any]:
@@ -175,10 +215,12 @@ class FakePlatform:
         """Calls the hook's function. Returns its result, or a coroutine."""
         function = self.hooks[hook]
         context = HookContext(user_id, self.plugin_id, hook, time.monotonic_ns() + int(timeout_ms * 1e6), api,
-                              logging.getLogger("plugin"))
+                              logging.getLogger("plugin"), _encode(self.settings))
         given: dict[str, Any] = dict(params or {})
         if hook in contract.FILLS_USER:
             given.setdefault("userId", user_id)
+        if Rules.installed is not None:
+            Rules.installed.payload(hook, given, user_id)
         names = inspect.signature(function).parameters
         return function(**{name: value for name, value in (("context", context), ("params", given)) if name in names})
 
@@ -186,12 +228,19 @@ class FakePlatform:
         field = contract.WIDGETS.get(hook, "")
         if field and isinstance(result, dict) and result.get(field) and "ui:render" not in self.permissions:
             raise PermissionDenied("permission_denied", f"{field} need ui:render", method="renderWidget")
+        if Rules.installed is not None:
+            try:
+                check_value(result)
+            except NotAValue as error:
+                raise Refused("INVALID_OUTPUT", f"{error.path}: {error}") from None
+            Rules.installed.result(hook, _encode(result))
         return result
 
     def _asker(self, user_id: str) -> Callable[[int, str, dict[str, Any]], Any]:
-        return lambda _seq, method, params: self._ask(user_id, method, params)
+        effects = Rules.installed.collector(self.plugin_id) if Rules.installed is not None else None
+        return lambda _seq, method, params: self._ask(user_id, method, params, effects)
 
-    def _ask(self, user_id: str, method: str, params: dict[str, Any]) -> Any:
+    def _ask(self, user_id: str, method: str, params: dict[str, Any], effects: Any = None) -> Any:
         self.asked.append((method, params))
         self.asked_by.append((user_id, method, params))
         if method == "call":
@@ -202,6 +251,8 @@ class FakePlatform:
         if wanted not in self.permissions:
             raise PermissionDenied("permission_denied", f"{method} needs {wanted or 'an admin permission'}",
                                    method=method)
+        if Rules.installed is not None:
+            self._held_to_the_rules(Rules.installed, method, params, effects)
         if method in _WRITES:
             return self._write(method, params)
         if method.startswith("storage."):
@@ -214,6 +265,21 @@ class FakePlatform:
         if method == "call":
             return self._known(self.methods, params["method"], "not_provided", method)
         return None
+
+    def _held_to_the_rules(self, rules: Rules, method: str, params: dict[str, Any], effects: Any) -> None:
+        """Raises what the SDK raises for parameters that the platform refuses."""
+        if method in contract.CARRIED:
+            try:
+                check_value(params)
+            except NotAValue as error:
+                raise InvalidOutput("invalid_output", f"{error.path[:200]}: {error}", method=method) from None
+        try:
+            encoded = _encode(params)
+        except (TypeError, ValueError, OverflowError, RecursionError) as error:
+            raise ApiError("invalid_params", str(error), method=method) from None
+        code, message = rules.request(self.plugin_id, method, encoded, effects)
+        if code:
+            raise (InvalidOutput if code == "invalid_output" else ApiError)(code, message, method=method)
 
     def _write(self, method: str, params: dict[str, Any]) -> Any:
         """What the gateway would answer, as far as it can be known without a database."""
@@ -255,6 +321,14 @@ class FakePlatform:
         if key not in table:
             raise ApiError(code, f"the fake platform does not know {key}", method=method)
         return table[key]
+
+
+def _runs_in_a_loop() -> bool:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True
 
 
 def _user(number: int) -> str:

@@ -8,11 +8,15 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any, TypeVar
+
+import msgspec
 
 from workers.api_methods import ApiMethods
 
+_decode = msgspec.msgpack.Decoder().decode
 Hook = TypeVar("Hook", bound=Callable[..., Any])
 
 
@@ -182,17 +186,35 @@ def shaped(api_method: str, value: Any) -> Any:
     return Fetched(value) if api_method == "fetch" and isinstance(value, dict) else value
 
 
+def _frozen(value: Any) -> Any:
+    """``value`` in types that cannot be changed."""
+    if isinstance(value, dict):
+        return MappingProxyType({key: _frozen(item) for key, item in value.items()})
+    return tuple(map(_frozen, value)) if isinstance(value, list) else value
+
+
 class HookContext:
     """Who calls, for which plugin and hook, and how much time is left."""
 
     def __init__(self, user_id: str, plugin_id: str, action: str, deadline_ns: int, api: Api,
-                 log: logging.Logger) -> None:
+                 log: logging.Logger, settings: bytes = b"") -> None:
         self.user_id = user_id
         self.plugin_id = plugin_id
         self.action = action
         self.api = api
         self.log = log
         self._deadline_ns = deadline_ns
+        self._settings: bytes | Mapping[str, Any] = settings
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        """The values of the settings that the manifest declares, for this call's user: what the operator has set, or
+        the defaults. A setting that has neither is not there, and neither is a secret that the gateway puts into
+        requests. Nothing in it can be changed."""
+        found = self._settings
+        if isinstance(found, bytes):
+            found = self._settings = _frozen(_decode(found) if found else {})
+        return found
 
     def remaining_ms(self) -> float:
         """Milliseconds until the deadline; negative after it."""

@@ -33,6 +33,7 @@ from _pytest.logging import LogCaptureHandler, caplog_handler_key, caplog_record
 from _pytest.main import Session
 
 from workers import wire
+from workers.async_tests import run_coroutine
 from workers.jail.base import SCRATCH
 from workers.python import code_places
 from workers.python.loader import load
@@ -71,6 +72,10 @@ class _Recorder:
         if handler is not None:
             handler.reset()
             item.stash[caplog_records_key]["call"] = handler.records
+
+    def pytest_pyfunc_call(self, pyfuncitem: Any) -> bool | None:
+        """Runs a test that is a coroutine."""
+        return run_coroutine(pyfuncitem)
 
     def pytest_runtest_logreport(self, report: Any) -> None:
         """One phase of one test."""

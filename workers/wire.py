@@ -75,6 +75,7 @@ API_CODES = {
     "storage_full": "the value would exceed what the plugin may keep, for this user or in all",
     "effect_limit": "more or larger effects than one invocation may have",
     "gateway_lost": "the gateway died during the call; whether it took effect is not known",
+    "secret_in_effect": "an effect has one of the plugin's secret settings in it",
     "audit_unavailable": "the audit ledger cannot take a record, so nothing was done",
     "overloaded": "the gateway is full; nothing was done",
 }
@@ -111,6 +112,7 @@ class Call(msgspec.Struct, array_like=True, tag="call", gc=False):
     ``deadline_ns`` is absolute CLOCK_MONOTONIC of the machine that the worker runs on, and is what the call is judged
     by. ``left_ns`` is how long that was away when the call was decided on: a carrier that takes the call to a
     worker on another machine sets ``deadline_ns`` anew from its own clock, since no two machines share one.
+    ``settings`` are the values of the plugin's settings for this call, a map in MessagePack; empty if it has none.
     """
 
     seq: int
@@ -119,6 +121,7 @@ class Call(msgspec.Struct, array_like=True, tag="call", gc=False):
     deadline_ns: int
     left_ns: int
     params: msgspec.Raw
+    settings: bytes = b""
 
 
 class ApiReply(msgspec.Struct, array_like=True, tag="api_reply", gc=False):

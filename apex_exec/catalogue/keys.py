@@ -169,6 +169,13 @@ KEYS: dict[str, Key] = {
         "what plugins keep by `context.api.storage`; on PostgreSQL it may be the registry's database"),
     "storage.user_bytes": Key("262144", "what one plugin may keep of one user: keys, values, and 64 bytes an entry"),
     "storage.plugin_bytes": Key("5242880", "what one plugin may keep in all, of its users and in common"),
+    "secrets.key_file": Key(
+        "`<state_dir>/secrets.key`",
+        "the keys that plugins' secrets are encrypted with, one `NAME BASE64` a line, the first encrypts; 0600, made "
+        "by the first `plugin settings set` of a secret; no backup contains it"),
+    "secrets.key_command": Key(
+        "`[]`", "a command that prints what would stand in that file, for a KMS or a secret manager",
+        '["/usr/local/bin/plugin-keys"]'),
     "breaker.ends": Key("5", "how many unwanted ends of a plugin's worker within the window open its breaker"),
     "breaker.window_seconds": Key("60", "that window"),
     "breaker.open_seconds": Key("60", "how long it stays open"),

@@ -25,7 +25,7 @@ EXIT_INTERRUPTED = 130
 SECTIONS = {
     "First steps": ("demo", "doctor", "version", "completion"),
     "The daemon": ("serve", "stop", "status", "top", "config", "reload", "drain", "undrain", "fleet", "backup",
-                   "restore"),
+                   "restore", "secrets"),
     "Watching it": ("console", "deploy"),
     "Plugins": ("plugin", "keys", "invoke", "dispatch", "restart", "breaker", "schema"),
     "Records and money": ("audit", "market", "billing"),
@@ -43,6 +43,7 @@ breaker_app = Group("The breaker, which pauses a plugin that fails too often.")
 console_app = Group("The web console: pages for the people who look after a daemon.")
 deploy_app = Group("Files for those who run and watch a daemon: systemd, containers, Prometheus, Grafana.")
 fleet_app = Group("Several daemons as one: its nodes, who owns what, their keys.")
+secrets_app = Group("The keys that plugins' secrets are encrypted with.")
 billing_app = Group("Statements and the arithmetic behind them.")
 
 
@@ -62,7 +63,7 @@ def root(version: Annotated[bool, Option("--version", is_eager=True, callback=_s
 
 GROUPS = {"plugin": plugin_app, "config": config_app, "keys": keys_app, "audit": audit_app, "market": market_app,
           "billing": billing_app, "breaker": breaker_app, "console": console_app, "deploy": deploy_app,
-          "fleet": fleet_app}
+          "fleet": fleet_app, "secrets": secrets_app}
 
 RuntimeDir = Annotated[str | None, Option(
     "--runtime-dir", metavar="DIR", help="Folder of the daemon's sockets; default: where a daemon is found.")]

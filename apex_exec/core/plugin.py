@@ -5,6 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from apex_exec.catalogue.limits import Limits
+from apex_exec.catalogue.settings import Setting
 
 
 class PluginSpec(msgspec.Struct, frozen=True):
@@ -19,7 +20,8 @@ class PluginSpec(msgspec.Struct, frozen=True):
     Unix time (seconds) at which one of them ends, where it does.
     ``runtime`` names the language that it is written in, a row of ``executor.processes.runtimes``. ``isolation`` is
     ``call`` where each call wants an engine of its own, else ``shared``. ``ordering`` is ``user`` where a user's next
-    call begins after the previous one was answered, and ``none`` where calls at once need no order.
+    call begins after the previous one was answered, and ``none`` where calls at once need no order. ``settings`` are
+    those that the manifest declares; their values are not the plugin's, and stand elsewhere.
     """
 
     id: str
@@ -43,6 +45,7 @@ class PluginSpec(msgspec.Struct, frozen=True):
     runtime: str = "python"
     isolation: str = "shared"
     ordering: str = "user"
+    settings: tuple[Setting, ...] = ()
 
     def barred(self, user_id: str) -> str:
         """Why ``user_id`` is not served, as a word or the operator's reason; "" where the user is."""

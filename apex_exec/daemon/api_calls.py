@@ -41,7 +41,9 @@ from workers.effect_rules import CALLS_MAX, TRIES_AT_ONCE_BYTES
 
 if TYPE_CHECKING:
     from apex_exec.config import Settings
+    from apex_exec.daemon.plugin_settings import PluginSettings
     from apex_exec.daemon.ports import Trail
+    from apex_exec.daemon.tenants import Tenants
     from apex_exec.executor.links.overhead import Overhead
     from apex_exec.observe.metrics import Metrics
 
@@ -76,7 +78,8 @@ class ApiCalls:
     def __init__(self, settings: Settings, pool: Pool, *, send: Callable[[WorkerLink, Any], None],
                  step: Callable[[ev.Event, int], None], side_changed: Callable[[SideProcess], None],
                  wake: Callable[[SideProcess], None], metrics: Metrics, audit: Trail, overhead: Overhead,
-                 add_host_ns: Callable[[str, int], None]) -> None:
+                 add_host_ns: Callable[[str, int], None], plugin_settings: PluginSettings,
+                 tenants: Tenants) -> None:
         self.side = SideProcess("gateway", "apex_exec.gateway.process:main", {
             "tables": {name: entry.model_dump() for name, entry in settings.data.tables.items()},
             "data_url": settings.database_url(settings.data.url), "prepared": settings.data.prepared_statements,
@@ -90,9 +93,11 @@ class ApiCalls:
             handlers={
                 messages.Done: self._gateway_done, messages.Failed: self._gateway_failed,
                 messages.Hop: self._gateway_hops, messages.Spent: self._gateway_spent,
-                messages.Written: self._outgoing},
+                messages.Written: self._outgoing, messages.TenantsFound: tenants.found},
             on_up=self._gateway_up, on_down=self._gateway_down)
         self.calls_per_second = settings.limits.api_calls_per_second
+        self._plugin_settings = plugin_settings
+        self._tenants = tenants
         self._overhead = overhead
         self._add_host_ns = add_host_ns
         self._paces: dict[str, Pace] = {}
@@ -259,6 +264,9 @@ class ApiCalls:
         try:
             running.effects.tally.tried(len(params))
             request = cast("methods.RenderWidget | methods.Emit", methods.decode(asked.method, params))
+            if asked.link.spec.settings and (
+                    name := self._plugin_settings.leaked(asked.link.spec, asked.user_id, params)):
+                raise EffectRefused("secret_in_effect", f"the effect has the secret setting {name} in it")
             running.effects.add(asked.plugin, request, self.components)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, ValueError) as error:
             self._refuse(asked, "invalid_params", str(error)[:200])
@@ -284,7 +292,8 @@ class ApiCalls:
         due_ns = asked.begun_ns + self._time_of(asked, deadline_ns)
         sent = self._tell(messages.Call(
             asked.number, asked.method, asked.plugin, asked.user_id, spec.tables, spec.network_allow, due_ns,
-            bytes(message.params), spec.limits.cpu_percent / 100, "data:read" in spec.permissions))
+            bytes(message.params), spec.limits.cpu_percent / 100, "data:read" in spec.permissions,
+            self._plugin_settings.injected(spec, asked.user_id) if spec.settings and asked.method == "fetch" else ()))
         if sent:
             self._asked[asked.number] = asked
         else:
@@ -404,6 +413,11 @@ class ApiCalls:
         self._step(ev.WorkerViolated(link.worker, why), now_ns)
 
     # ------------------------------------------------------------------ the gateway process
+    def ask_tenants(self, message: messages.TenantsAsked) -> bool:
+        """Has the gateway look up a user's tenants. False if it cannot now."""
+        self._wake(self.side)
+        return self._tell(message)
+
     def _tell(self, message: msgspec.Struct) -> bool:
         if not self.side.send(message):
             return False
@@ -475,6 +489,7 @@ class ApiCalls:
     def _gateway_down(self) -> None:
         """The gateway died: nobody will answer what it was asked."""
         self._metrics.health["gateway"] = "the gateway process died and is being restarted"
+        self._tenants.lost()
         for asked in list(self._asked.values()):
             if asked.is_over:
                 self._failed_late(asked, "gateway_lost")

@@ -40,6 +40,7 @@ from apex_exec.daemon.hosts.requests import Requests
 from apex_exec.daemon.hosts.verdicts import Verdicts
 from apex_exec.daemon.orders import Orders
 from apex_exec.daemon.plugin_gauges import MEASURE_SECONDS, PluginGauges
+from apex_exec.daemon.plugin_settings import PluginSettings
 from apex_exec.daemon.plugin_sources import PluginSources
 from apex_exec.daemon.policies import breaker_policy, hosts_max, pool_limits, recycle_policy, spares_of
 from apex_exec.daemon.ports import Trail
@@ -51,6 +52,7 @@ from apex_exec.daemon.sides.metrics_feed import MetricsFeed
 from apex_exec.daemon.sides.result_checks import ResultChecks
 from apex_exec.daemon.sides.side_process import attach
 from apex_exec.daemon.supervisor import Supervisor
+from apex_exec.daemon.tenants import Tenants
 from apex_exec.daemon.turn import Turn
 from apex_exec.executor import ports
 from apex_exec.executor.guard import Guard
@@ -100,6 +102,8 @@ class Service(NamedTuple):
     fleet: FleetParts | None
     gauges: PluginGauges
     supervisor: Supervisor
+    plugin_settings: PluginSettings
+    tenants: Tenants
 
 
 class Administration(NamedTuple):
@@ -132,7 +136,8 @@ def build_daemon(ground: Ground, reread: Callable[[], Settings]) -> Parts:
         loop=loop, guard=service.guard, pool=service.pool, driver=service.driver, workers=service.workers,
         peers=service.peers, requests=service.requests, api=service.api, audit=service.audit,
         supervisor=service.supervisor, monitoring=monitoring,
-        duties=(service.audit.duty, monitoring, service.api.duty, service.places.duty, feed.duty),
+        duties=(service.audit.duty, monitoring, service.api.duty, service.places.duty, service.tenants.duty,
+                feed.duty),
         admin=administration.admin)
     loop.every(1.0, service.supervisor.upkeep)
     loop.every(MEASURE_SECONDS, service.gauges.measure)
@@ -168,11 +173,17 @@ def _make_service(ground: Ground) -> Service:
     governing = Governing(
         pool=pool, step=driver.step, metrics=metrics, activated=workers.activated,
         burst_seconds=settings.limits.cpu_burst_seconds, cgroups=sandboxing.cgroups, failed=guard.failed)
+    tenants = Tenants(has_any=any(isinstance(table.owner, dict) for table in settings.data.tables.values()))
+    plugin_settings = PluginSettings(is_known=not (needs_registry(settings) and extras.is_installed("registry")),
+                                     tenant_of=tenants.of)
+    logs.redactors = plugin_settings.redactors
+    workers.neighbours.settings_of = plugin_settings.of_call
     audit = AuditTrail(settings, metrics, logs.log, on_refused=driver.refuse_work, on_admitted=driver.admit_work,
                        side_changed=loop.side_changed)
     api = ApiCalls(settings, pool, send=workers.reply, step=driver.step, side_changed=loop.side_changed,
                    wake=loop.wake, metrics=metrics, audit=audit, overhead=workers.overhead,
-                   add_host_ns=workers.accounts.add_host_ns)
+                   add_host_ns=workers.accounts.add_host_ns, plugin_settings=plugin_settings,
+                   tenants=tenants)
     connect_executor(workers, pool=pool, governing=governing, api=api, audit=audit)
     audit.on_spent = workers.overhead.records
     checks = ResultChecks(workers.overhead, loop)
@@ -180,15 +191,16 @@ def _make_service(ground: Ground) -> Service:
     workers.neighbours.locate = places.submit_line
     table = PendingTable()
     replies = Replies(table, audit)
-    dispatches = DispatchRuns(pool, table, replies, driver.step)
+    dispatches = DispatchRuns(pool, table, replies, driver.step, plugin_settings, tenants)
     verdicts = Verdicts(
         pool, table, replies, dispatches, used=workers.accounts.used, audit=audit, api=api, checks=checks,
-        places=places, metrics=metrics, logs=logs, failed=guard.failed)
+        places=places, metrics=metrics, logs=logs, failed=guard.failed, plugin_settings=plugin_settings)
     in_fleet = settings.fleet.engine != "none"
     requests = (_in_fleet().make_requests if in_fleet else _alone)(
         pool, settings, table, replies, dispatches, step=driver.step,
         welcome=lambda id_: _welcome(id_, ground, workers.forks.lacking), per_host=settings.pool.per_host, audit=audit,
-        api=api, metrics=metrics)
+        api=api, metrics=metrics, plugin_settings=plugin_settings, tenants=tenants)
+    tenants.ask, tenants.step, tenants.verdict = api.ask_tenants, driver.step, verdicts.verdict
     tcp_hosts = _tcp_hosts(settings, hosts_max(ground.fds))
     hosts = HostSocket(
         loop, open_local(settings, hosts_max(ground.fds)) if tcp_hosts is None else tcp_hosts.open, requests,
@@ -200,11 +212,12 @@ def _make_service(ground: Ground) -> Service:
     gauges = PluginGauges(pool, metrics, guard.failed)
     supervisor = Supervisor(
         pool=pool, driver=driver, guard=guard, metrics=metrics, logs=logs, workers=workers, peers=peers,
-        requests=requests, audit=audit, gauges=gauges, forget=(governing.forget, api.forget_plugin))
+        requests=requests, audit=audit, gauges=gauges,
+        forget=(governing.forget, api.forget_plugin, plugin_settings.forget))
     if fleet is not None:
         supervisor.leave, supervisor.linger_ns = fleet.fleet.leave, int(settings.fleet.linger_seconds * SECOND_NS)
     return Service(metrics, guard, loop, pool, driver, workers, governing, audit, api, checks, places, table, verdicts,
-                   requests, tcp_hosts, hosts, peers, fleet, gauges, supervisor)
+                   requests, tcp_hosts, hosts, peers, fleet, gauges, supervisor, plugin_settings, tenants)
 
 
 def _alone(pool: Pool, _: Settings, *args: Any, **kwargs: Any) -> Requests:
@@ -226,14 +239,16 @@ def _make_administration(ground: Ground, service: Service, reread: Callable[[], 
     plugins = PluginSources(
         served=pool.spec, serve=supervisor.set_plugin, withdraw=supervisor.remove_plugin, failed=service.guard.failed,
         overruled=lambda plugin, _, __: logs.log(
-            "error", f"plugin {plugin} is served from plugins_dir; the installed one is not"))
+            "error", f"plugin {plugin} is served from plugins_dir; the installed one is not"),
+        adjusted=service.plugin_settings.adjusted)
+    service.plugin_settings.settle = plugins.settle
     jail_requests = JailRequests(
         pool, driver.step, workers, service.table, service.verdicts, lambda: in_force.settings.pool.boot_seconds)
     driver.connect(workers=workers, verdicts=service.verdicts, audit=audit, gauges=service.gauges,
                    judged=jail_requests.judged)
     registrar = NoRegistrar() if not extras.is_installed("registry") else RegistrarLink(
-        settings.model_dump(), jail_requests.table, plugins, loop=service.loop, guard=service.guard, metrics=metrics,
-        logs=logs, audit=audit, overhead=workers.overhead)
+        settings.model_dump(), jail_requests.table, plugins, service.plugin_settings, loop=service.loop,
+        guard=service.guard, metrics=metrics, logs=logs, audit=audit, overhead=workers.overhead)
     reloader = Reloader(in_force, reread, Changeable(
         step=driver.step, fds=ground.fds, requests=requests, workers=workers,
         api=service.api, governing=service.governing, sandboxing=ground.sandboxing, logs=logs, registrar=registrar,

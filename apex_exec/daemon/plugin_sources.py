@@ -27,17 +27,20 @@ class PluginSources:
     ``served(plugin)`` returns the spec that is served now, or None; ``serve(spec)`` and ``withdraw(plugin)`` change it.
     One of them that raises costs its own plugin only: ``failed(duty, error, plugin)`` is called, and the other plugins
     are served all the same. ``overruled(plugin, source, by)`` is called if what a source wants is not served because
-    the stronger source ``by`` wants that plugin too.
+    the stronger source ``by`` wants that plugin too. ``adjusted(spec)`` is what is served for a spec that a source
+    wants; ``settle`` is called when that has changed.
     """
 
     def __init__(self, *, served: Callable[[str], PluginSpec | None], serve: Callable[[PluginSpec], None],
                  withdraw: Callable[[str], None], failed: Callable[[str, Exception, str], None],
-                 overruled: Callable[[str, Source, Source], None]) -> None:
+                 overruled: Callable[[str, Source, Source], None],
+                 adjusted: Callable[[PluginSpec], PluginSpec] = lambda spec: spec) -> None:
         self._served = served
         self._serve = serve
         self._withdraw = withdraw
         self._failed = failed
         self._overruled = overruled
+        self._adjusted = adjusted
         self._wanted: dict[Source, dict[str, PluginSpec]] = {source: {} for source in SOURCES}
 
     def replace(self, source: Source, specs: Iterable[PluginSpec]) -> None:
@@ -51,13 +54,13 @@ class PluginSources:
         wanted = self._wanted[source]
         for plugin in removed:
             wanted.pop(plugin, None)
-            self._settle(plugin)
+            self.settle(plugin)
         for spec in specs:
             wanted[spec.id] = spec
             winner = self.winner(spec.id)
             if winner is not None and winner != source:
                 self._overruled(spec.id, source, winner)
-            self._settle(spec.id)
+            self.settle(spec.id)
 
     def wanted(self, source: Source) -> frozenset[str]:
         """The ids of what ``source`` wants served, whatever state they are in."""
@@ -67,15 +70,17 @@ class PluginSources:
         """The strongest source that wants ``plugin`` served; None if none does."""
         return next((source for source in SOURCES if plugin in self._wanted[source]), None)
 
-    def _settle(self, plugin: str) -> None:
+    def settle(self, plugin: str) -> None:
         """Has the pool serve ``plugin`` as the sources want it; does nothing if it already does."""
         winner = self.winner(plugin)
         try:
             if winner is None:
                 if self._served(plugin) is not None:
                     self._withdraw(plugin)
-            elif self._served(plugin) != self._wanted[winner][plugin]:
-                self._serve(self._wanted[winner][plugin])
+            else:
+                spec = self._adjusted(self._wanted[winner][plugin])
+                if self._served(plugin) != spec:
+                    self._serve(spec)
         except Exception as error:
             self._failed("serving what the sources want", error, plugin)
 

@@ -254,8 +254,9 @@ class LocalExecutor(Executor):
         link.owed += 1
         link.user_id = request.user_id
         deadline_ns = request.deadline_ns
+        settings = self.neighbours.settings_of(link.spec, request.user_id) if link.spec.settings else b""
         link.queue(_encode(inner.Call(action.seq, request.hook, request.user_id, deadline_ns, deadline_ns - now_ns,
-                                      request.params)))
+                                      request.params, settings)))
         if not link.dirty:
             link.dirty = True
             self.dirty.append(link)

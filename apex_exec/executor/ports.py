@@ -188,5 +188,7 @@ class Neighbours:
         self.locate: Callable[[PluginSpec, str, Callable[[str, int], None], int], bool] = lambda *_: False
         """Has the places in a text found in the author's source: ``locate(spec, text, located, now_ns)``. True if
         ``located(text, cpu_ns)`` is called, at once or later; False if the text stays as it is."""
+        self.settings_of: Callable[[PluginSpec, str], bytes] = lambda _spec, _user: b""
+        """Returns the values of a plugin's settings for a call of this user; asked for plugins that declare some."""
         self.on_link: Callable[[int, int], tuple[str, ev.InvokeRequested | None]] = lambda *_: ("never", None)
         """Returns how a call stands by its worker and number: see ``Pool.on_link``."""

@@ -16,6 +16,7 @@ from apex_exec.gateway.failure import ApiFailure
 from apex_exec.gateway.messages import Written
 from apex_exec.gateway.outbox import Keeper, Outbox, Outgoing
 from apex_exec.gateway.sql.compiler import Compiled, Compiler
+from apex_exec.gateway.sql.owners import ByMembership
 from apex_exec.gateway.sql.parser import Parser
 from apex_exec.gateway.sql.pieces import Shapes
 from apex_exec.gateway.sql.tables import Table
@@ -93,6 +94,17 @@ class Data:
                 continue
             break
         return rows, {"tables": compiled.tables, "rowCount": count}
+
+    async def tenants(self, user_id: str, due_ns: int) -> list[str]:
+        """The tenants of a user by every ``via`` of the tables, as texts; at most a few. Raises ApiFailure."""
+        found: dict[str, None] = {}
+        owners = {table.owner: table for table in self._tables.values() if isinstance(table.owner, ByMembership)}
+        for pair, table in {(owner.via, owner.user, owner.tenant): (owner, table)
+                            for owner, table in owners.items()}.values():
+            compiled = Compiled(pair.tenants_text(lite=table.lite), 1, [], [], [], lite=table.lite)
+            rows, _ = await self._backend.query(compiled, [user_id], user_id, due_ns)
+            found.update(dict.fromkeys(str(row["tenant"]) for row in msgspec.msgpack.decode(rows)))
+        return list(found)
 
     async def _look(self, due_ns: int, *, anew: bool = False) -> bool:
         """Whether the database's tables are others than before. If it cannot say, the query itself will tell why."""

@@ -23,6 +23,8 @@ class Call(msgspec.Struct, array_like=True, tag="call"):
     """CPU seconds a second that the plugin may have of the gateway."""
     may_read: bool = False
     """Whether the plugin has data:read: a write that returns rows which were there before reads them."""
+    secrets: tuple[tuple[str, str, str, str, tuple[str, ...]], ...] = ()
+    """Of a fetch, what is added to its requests: (setting, header, the header's value, the secret, hosts) each."""
 
 
 class Cancel(msgspec.Struct, array_like=True, tag="cancel", gc=False):
@@ -44,6 +46,13 @@ class Recorded(msgspec.Struct, array_like=True, tag="recorded"):
     ids: list[str]
 
 
+class TenantsAsked(msgspec.Struct, array_like=True, tag="tenants"):
+    """Which tenants a user has by ``via`` of ``data.tables``."""
+
+    user_id: str
+    due_ns: int
+
+
 # ---------------------------------------------------------------------- from the gateway
 class Done(msgspec.Struct, array_like=True, tag="done"):
     """The call's encoded result, and what its audit record says of it."""
@@ -60,6 +69,14 @@ class Failed(msgspec.Struct, array_like=True, tag="failed"):
     code: str
     message: str = ""
     retry_after_ms: int = 0
+
+
+class TenantsFound(msgspec.Struct, array_like=True, tag="tenants_found"):
+    """The answer to ``TenantsAsked``: at most two tenants, or why they cannot be had."""
+
+    user_id: str
+    tenants: list[str]
+    trouble: str = ""
 
 
 class Hop(msgspec.Struct, array_like=True, tag="hop", gc=False):

@@ -76,7 +76,7 @@ class Router:
         self._accounts: FairQueue[None] = FairQueue(BURST_NS)
         self.handlers: Handlers = {
             Call: self._call, messages.Cancel: self._cancel, messages.Pass: self._pass,
-            messages.Recorded: self._recorded}
+            messages.Recorded: self._recorded, messages.TenantsAsked: self._tenants}
 
     # ------------------------------------------------------------------ beginning and end
     def warm(self) -> None:
@@ -178,6 +178,21 @@ class Router:
         if waiting is not None and not waiting.done():
             waiting.set_result(message.retry_ms)
 
+    def _tenants(self, message: messages.TenantsAsked) -> None:
+        self._keep(self._find_tenants(message))
+
+    async def _find_tenants(self, message: messages.TenantsAsked) -> None:
+        """Says which tenants a user has. The supervisor asks this for itself, so no plugin pays for it."""
+        tenants, trouble = [], ""
+        try:
+            async with asyncio.timeout(max(0.0, (message.due_ns - time.monotonic_ns()) / 1e9)):
+                tenants = await self.data.tenants(message.user_id, message.due_ns)
+        except TimeoutError:
+            trouble = "the database did not answer in time"
+        except ApiFailure as failure:
+            trouble = failure.message[:200]
+        self._send(messages.TenantsFound(message.user_id, tenants, trouble))
+
     def _recorded(self, message: messages.Recorded) -> None:
         kept = [one for one in message.ids if one.startswith(RECORD_IDS)]
         if kept:
@@ -227,7 +242,8 @@ class Router:
         return await HANDLERS[call.method](self, call, request)
 
     async def _fetch(self, call: Call, request: Any) -> Answer:
-        reply, facts = await stepped(self.fetcher.fetch(request, call.hosts, lambda: self._may_hop(call)))
+        reply, facts = await stepped(self.fetcher.fetch(request, call.hosts, lambda: self._may_hop(call),
+                                                         call.secrets))
         with counted():
             return _encode(reply), facts
 

@@ -19,10 +19,11 @@ import threading
 import time
 import traceback
 from collections import Counter, OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import IO, Any
 
+from apex_exec.common.redaction import Redactor
 from apex_exec.core.limits import SECOND_NS
 
 LINES_MAX = 10_000
@@ -172,6 +173,8 @@ class Logs(logging.Handler):
         super().__init__()
         self.level_min = LEVELS[level]
         self.plugin_lines_per_second = plugin_lines_per_second
+        self.redactors: Mapping[str, Redactor] = {}
+        """By plugin: what takes its secrets out of its lines."""
         self._prefix = f"{process}: " if process else ""
         self._json = format == "json"
         self._stream = stream or sys.stderr
@@ -220,6 +223,8 @@ class Logs(logging.Handler):
             self._muted.add(plugin)
             return
         self._say_lines_left_out(plugin, share)
+        if plugin in self.redactors:
+            text = self.redactors[plugin].redacted(text)
         text = text[:TEXT_CHARS_MAX] if self._json else escape(text)
         self._put((time.time(), LEVELS.get(level, logging.INFO), plugin, text, call))
 
@@ -241,6 +246,8 @@ class Logs(logging.Handler):
 
     def failure(self, plugin: str, text: str, level: str = "error") -> None:
         """Logs a plugin's failure in the daemon's log and in the plugin's own. Call ``failure_room`` first."""
+        if plugin in self.redactors:
+            text = self.redactors[plugin].redacted(text)
         self._put((time.time(), LEVELS[level], plugin, text[:TEXT_CHARS_MAX] if self._json else escape(text), 0))
 
     def _say_left_out(self, plugin: str, share: _Share) -> None:

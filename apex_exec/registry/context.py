@@ -56,6 +56,10 @@ class Context:
     """What ``plugin verify`` reports about a version's marketplace; "" if none is followed. Raises Refusal."""
     measure: Callable[[str, tuple[str, ...], float], None] = lambda _name, _labels, _value: None
     """Adds to a counter of the supervisor's metrics, or sets a gauge."""
+    tell_settings: Callable[[str, list[tuple[str, str, bytes]], bool, str], None] = (
+        lambda _plugin, _sets, _whole, _locked: None)
+    """``tell_settings(plugin, sets, whole, locked)`` tells the supervisor what is set for a plugin, as
+    ``plugin_settings.publishing`` has it; ``whole``: in place of all that it had."""
     in_doubt: Callable[[], None] = lambda: None
     """Called if a transaction may have been committed without a notice to the supervisor: it then needs a full
     snapshot."""

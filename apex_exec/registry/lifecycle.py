@@ -17,6 +17,7 @@ from apex_exec.registry.bundles import checks
 from apex_exec.registry.bundles.bundle import Bundle
 from apex_exec.registry.bundles.manifest import Manifest, parse_manifest
 from apex_exec.registry.context import Context
+from apex_exec.registry.plugin_settings import rows as setting_rows
 from apex_exec.registry.scan.findings import Report
 from apex_exec.registry.specs import commit
 from apex_exec.registry.store import EVERYBODY, PluginRow, VersionRow
@@ -412,6 +413,7 @@ def remove(ctx: Context, plugin: str) -> dict[str, Any]:
         if version is not None:
             db_.record_install(db, version, "remove", ctx.uid, now_ns)
         move(db, row, "removed", now_ns, version="")
+        setting_rows.drop_plugin(db, plugin)  # another plugin may get its id
         digests = [version.digest for version in db_.list_versions(db, plugin)]
         for version in db_.list_versions(db, plugin):
             db_.drop_version(db, plugin, version.version)
@@ -419,6 +421,7 @@ def remove(ctx: Context, plugin: str) -> dict[str, Any]:
 
     with ctx.lock:
         digests = commit(ctx, work, [plugin])
+        ctx.tell_settings(plugin, [], True, "")
         for digest in digests:
             ctx.blobs.remove(digest)
     return {"id": plugin, "state": "removed", "changed": bool(digests)}

@@ -11,7 +11,7 @@ import sqlalchemy as sa
 
 from apex_exec.registry.database import Schema
 
-SCHEMA = Schema("registry", Path(__file__).parent / "revisions", revision="0002", version=2)
+SCHEMA = Schema("registry", Path(__file__).parent / "revisions", revision="0003", version=2)
 STORE = SCHEMA.name
 
 metadata = sa.MetaData()
@@ -106,4 +106,16 @@ signatures = sa.Table(
     sa.Column("key_id", sa.String(32), primary_key=True),
     sa.Column("signature", sa.String(128), nullable=False),
     sa.Column("signed_ns", sa.BigInteger, nullable=False),
+)
+
+plugin_settings = sa.Table(
+    "plugin_settings", metadata,
+    sa.Column("plugin", sa.String(50), primary_key=True),
+    sa.Column("scope", sa.String(10), primary_key=True),  # everybody tenant user
+    sa.Column("owner", sa.String(200), primary_key=True),  # "", the tenant or the user's id
+    sa.Column("name", sa.String(64), primary_key=True),
+    sa.Column("secret", sa.Boolean, nullable=False),
+    sa.Column("value", sa.Text, nullable=False),  # JSON; of a secret what plugin_settings/secret_keys.py makes of it
+    sa.Column("updated_ns", sa.BigInteger, nullable=False),
+    sa.Column("uid", sa.Integer, nullable=False),
 )

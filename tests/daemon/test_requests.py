@@ -23,6 +23,8 @@ from apex_exec.daemon.hosts.pending_table import Pending, PendingTable
 from apex_exec.daemon.hosts.replies import Replies
 from apex_exec.daemon.hosts.requests import Requests
 from apex_exec.daemon.hosts.verdicts import Verdicts
+from apex_exec.daemon.plugin_settings import PluginSettings
+from apex_exec.daemon.tenants import Tenants
 from apex_exec.errors import WireError
 from apex_exec.executor.guard import raise_it
 from apex_exec.executor.links.overhead import Used
@@ -68,15 +70,17 @@ class Rig:
         self.invoked: list[ev.InvokeRequested] = []
         audit, api, self.table = absent.NoTrail(), absent.NoApiCalls(), PendingTable()
         replies = Replies(self.table, audit)
-        dispatches = DispatchRuns(self.pool, self.table, replies, self.step)
+        configured = PluginSettings(is_known=True)
+        tenants = Tenants(has_any=False)
+        dispatches = DispatchRuns(self.pool, self.table, replies, self.step, configured, tenants)
         self.verdicts = Verdicts(
             self.pool, self.table, replies, dispatches, used=lambda _plugin, _call, _run_ns: Used(), audit=audit,
             api=api, checks=absent.NoChecks(), places=absent.NoPlaces(), metrics=self.metrics, logs=self.logs,
-            failed=raise_it)
+            failed=raise_it, plugin_settings=configured)
         self.requests = Requests(
             self.pool, self.table, replies, dispatches, step=self.step, per_host=per_host, audit=audit, api=api,
             welcome=lambda _id: None,  # type: ignore[arg-type,return-value]  # nobody says hello
-            metrics=self.metrics)
+            metrics=self.metrics, plugin_settings=configured, tenants=tenants)
         self.sent = self.connections.replies
         self.peer = self.connections.peer(b"\0host")
 

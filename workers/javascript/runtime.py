@@ -132,7 +132,7 @@ class Realm:
         worker = "__worker."
         self.load, self.call, self.step = (engine.evaluate(worker + name) for name in ("load", "call", "step"))
         self.settle, self.fire = engine.evaluate(worker + "settle"), engine.evaluate(worker + "fire")
-        self.reject = engine.evaluate(worker + "reject")
+        self.reject, self.configure = engine.evaluate(worker + "reject"), engine.evaluate(worker + "configure")
         self.rest, self._share = engine.evaluate(worker + "rest"), engine.evaluate(worker + "share")
         engine.evaluate("delete globalThis.__worker; 0")
         engine.put_off_collecting()
@@ -404,6 +404,8 @@ class JavaScript:
         if call.hook in contract.FILLS_USER:
             params.setdefault("userId", call.user_id)
         text, marked = params_to_json(params, not may_be_special(raw))
+        if call.settings:  # a plain call costs nothing more
+            self.realm.configure(_json(_decode(call.settings)).decode())
         self._begun_ns = time.monotonic_ns()
         return call.hook, text, marked, call.user_id, call.deadline_ns / 1e6
 

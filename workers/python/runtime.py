@@ -137,7 +137,7 @@ class Python:
             api = sdk.Api(self._ask, seq, True, self._effect, self._calls.begin)
         else:
             api = sdk.Api(self._ask, seq, hook.is_async, self._effect)
-        return sdk.HookContext(call.user_id, self._plugin, call.hook, call.deadline_ns, api, self._log)
+        return sdk.HookContext(call.user_id, self._plugin, call.hook, call.deadline_ns, api, self._log, call.settings)
 
     def _finish(self, coroutine: Any) -> Any:
         if self._loop is not None:

@@ -57,8 +57,13 @@ def restore(
 
 
 def _outside(done: dict[str, Any]) -> str:
-    """A line more that names the databases which the copy does not contain; empty if it contains all of them."""
-    if not done["outside"]:
-        return ""
-    return (f"\nnot included, because it is a database elsewhere: {', '.join(done['outside'])}; "
-            "back it up with its own tools")
+    """Lines more that name what the copy does not contain; empty if it contains everything."""
+    databases = [key for key in done["outside"] if key != "secrets.key_file"]
+    text = ""
+    if databases:
+        text += (f"\nnot included, because it is a database elsewhere: {', '.join(databases)}; "
+                 "back it up with its own tools")
+    if len(databases) < len(done["outside"]):
+        text += ("\nnot included: the file of secrets.key_file, without which plugins' secrets in this copy cannot be "
+                 "read; keep a copy of it somewhere else")
+    return text

@@ -38,6 +38,7 @@ from apex_exec.ledger.checkpoints import load_key, load_public_key, read_signed,
 from apex_exec.ledger.people import people_path
 from apex_exec.ledger.records import AuditRecord, LedgerError
 from apex_exec.ledger.verify import verify
+from apex_exec.registry.plugin_settings.secret_keys import key_path
 
 FORMAT = 1
 LIST = "BACKUP.json"
@@ -144,7 +145,8 @@ def _copied(settings: Settings, state: Path, folder: Path) -> Contents:
         files: dict[str, Entry] = {}
         databases = {name: path for name in DATABASES if (path := _database(settings, name)) is not None
                      and path.exists()}
-        _copy_files(state, folder, files, databases)
+        keys = key_path(settings).absolute()  # beside them secrets would be as good as in the clear
+        _copy_files(state, folder, files, databases, secret_keys=keys)
         for name, path in databases.items():
             _copy_database(path, folder / "databases" / f"{name}.db")
         _copy_files(state, folder, files, databases, only="bundles")  # that came since, and that a row may name
@@ -156,7 +158,8 @@ def _copied(settings: Settings, state: Path, folder: Path) -> Contents:
                 files[f"databases/{name}.db"] = _entry(path, f"databases/{name}.db")
             contents = Contents(
                 FORMAT, __version__, time.time_ns(), found.last, found.hash.hex(), sorted(databases),
-                [f"{name}.url" for name in DATABASES if name not in databases and _is_elsewhere(settings, name)],
+                [f"{name}.url" for name in DATABASES if name not in databases and _is_elsewhere(settings, name)]
+                + ["secrets.key_file"] * keys.exists(),
                 sorted(files.values(), key=lambda entry: entry.path))
             contents.signature = load_key(folder / "state").sign(contents.signed_bytes())
             (folder / LIST).write_bytes(msgspec.json.format(msgspec.json.encode(contents)) + b"\n")
@@ -172,9 +175,12 @@ def _is_elsewhere(settings: Settings, name: str) -> bool:
 
 
 def _copy_files(state: Path, folder: Path, files: dict[str, Entry], databases: dict[str, Path],
-                only: str = "") -> None:
-    """Copies all but databases, locks and half-written files; a file that has gone meanwhile is left out."""
+                only: str = "", secret_keys: Path | None = None) -> None:
+    """Copies all but databases, locks, half-written files and the keys of secrets; a file that has gone meanwhile is
+    left out."""
     left_out = {str(path) + suffix for path in databases.values() for suffix in ("", "-wal", "-shm", "-journal")}
+    if secret_keys is not None:
+        left_out.add(str(secret_keys))
     for base, folders, names in os.walk(state / only):
         folders.sort()
         for name in sorted(names):

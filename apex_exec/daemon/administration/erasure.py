@@ -27,6 +27,8 @@ from apex_exec.registry import people as registry_people
 from apex_exec.registry import store as registry
 from apex_exec.registry.context import Context
 from apex_exec.registry.database import forget_old_pages
+from apex_exec.registry.plugin_settings import rows as setting_rows
+from apex_exec.registry.plugin_settings.publishing import tell_change
 from apex_exec.registry.specs import commit
 from apex_exec.storage.arguments import EraseArgs as StorageEraseArgs
 from apex_exec.storage.operations import KeptByPlugins, checked_user
@@ -54,6 +56,7 @@ class Erasure:
             kept = self._kept.erase(context, StorageEraseArgs(user=user))
             ended = _end_enablements(context, user)
             with context.lock:
+                self._forget_settings(context, user)
                 rows = commit(context, lambda db: registry_people.rename(db, registry_people.TABLES, user, pseudonym),
                               ended)
                 forget_old_pages(context.store.engine)
@@ -64,6 +67,12 @@ class Erasure:
             raise Refusal("ledger_unusable", str(error), hint="see that the disk has room, and try again") from None
         return {"pseudonym": pseudonym, "keptEntries": kept["erased"], "endedEnablements": len(ended), "rows": rows,
                 "plainEvents": plain, "reason": args.reason}
+
+    @staticmethod
+    def _forget_settings(context: Context, user: str) -> None:
+        """Deletes what is set for this user alone, of every plugin."""
+        for plugin in context.store.transact(lambda db: setting_rows.drop_user(db, user)):
+            tell_change(context, plugin, "user", user)
 
 
 def _end_enablements(context: Context, user: str) -> list[str]:

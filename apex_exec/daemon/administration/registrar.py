@@ -12,6 +12,7 @@ the old or the new state, and the supervisor starts another one, which sends eve
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import queue
@@ -28,6 +29,7 @@ import msgspec
 
 from apex_exec.catalogue.declared import declare_all
 from apex_exec.common.operations import NoArgs, Operation
+from apex_exec.common.sqlite import path_of
 from apex_exec.config import Settings
 from apex_exec.core.fair import FairQueue
 from apex_exec.core.plugin import PluginSpec
@@ -46,6 +48,9 @@ from apex_exec.registry.bundles.bundle import read_folder
 from apex_exec.registry.bundles.manifest import Manifest
 from apex_exec.registry.context import Context
 from apex_exec.registry.operations import HANDLERS, Handler
+from apex_exec.registry.plugin_settings import publishing
+from apex_exec.registry.plugin_settings import rows as setting_rows
+from apex_exec.registry.plugin_settings.operations import HANDLERS as SETTINGS_HANDLERS
 from apex_exec.registry.scan.findings import Report
 from apex_exec.registry.scan.scanner import scan
 from apex_exec.registry.settled_clock import SettledClock
@@ -188,7 +193,7 @@ class Registrar:
         self._heads = LedgerHeads(lambda trouble: self._link.send(messages.LedgerHealth(trouble)))
         self._kept = KeptByPlugins()
         handlers: dict[str, Handler] = {
-            **HANDLERS, **market.HANDLERS, **self._kept.handlers, BACKUP.name: _back_up,
+            **HANDLERS, **SETTINGS_HANDLERS, **market.HANDLERS, **self._kept.handlers, BACKUP.name: _back_up,
             "audit.accept": self._heads.accept, "audit.erase": Erasure(self._kept).erase,
             "plugin.remove": self._kept.with_removal(HANDLERS["plugin.remove"])}
         self._reading: dict[str, Callable[[Settings, Any], Any]] = {
@@ -212,6 +217,7 @@ class Registrar:
         self._lanes: dict[str, queue.SimpleQueue[Work]] = {
             name: queue.SimpleQueue() for name in ("quick", "slow", "billing", "ledger")}
         self._submissions = Submissions()
+        self._settings_state = (0, 0)
 
     def run(self) -> None:
         """Until the link ends."""
@@ -301,6 +307,7 @@ class Registrar:
                 if trouble := market.begin(context):  # tried again every minute; what costs nothing is served
                     log.error("paid plugins are served to nobody until the market's store can be read: %s", trouble)
                 with self._lock:
+                    self._tell_settings(context)  # first: no plugin is served without its settings
                     count = self._tell_all(reconcile(context, sweep=True))
             except Exception as error:  # noqa: BLE001 - whatever it is, it is tried again
                 message = error.message if isinstance(error, Refusal) else f"{type(error).__name__}: {error}"
@@ -320,6 +327,16 @@ class Registrar:
             self._expire(self._context)
             market.keep(self._context)
             self._note_head(self._context)
+            self._look_at_settings(self._context)
+
+    def _look_at_settings(self, context: Context) -> None:
+        """Tells everything anew if another daemon on the same store has changed a setting."""
+        if path_of(str(context.store.engine.url)) is not None:
+            return  # SQLite is this daemon's alone
+        with contextlib.suppress(Refusal):  # looked at again in a second
+            with self._lock:
+                if context.store.transact(setting_rows.state) != self._settings_state:
+                    self._tell_settings(context)
 
     def _note_head(self, context: Context, *, end: bool = False) -> None:
         try:
@@ -352,6 +369,7 @@ class Registrar:
         try:
             with self._lock:
                 context = self._open()
+                self._tell_settings(context)
                 self._tell_all(reconcile(context))
                 self._context = context
         except Exception as error:  # noqa: BLE001 - whatever it is, what is served is compared again
@@ -367,10 +385,17 @@ class Registrar:
             blobs=BlobStore(settings.state_path / "bundles", at_point=crash_at), now_ns=time.time_ns,
             ask=self._link.ask, publish=self._tell, withdraw=lambda plugin: self._link.send(messages.Removed(plugin)),
             in_doubt=self._doubt.set, entitled=market.entitled, revoked=market.revoked, withheld=market.withheld,
+            tell_settings=lambda plugin, sets, whole, locked: self._link.send(
+                messages.SettingsOf(plugin, sets, whole, locked)),
             settled_ns=lambda: self._settled.sample(time.time_ns(), time.monotonic_ns()), market_check=market.check,
             measure=lambda name, labels, value: self._link.send(messages.Metric(name, labels, value)),
             scan=self._scan, at_point=crash_at, folder_plugins=_folder_ids(settings.plugins_dir), uid=os.geteuid(),
             gates=(market.gate,), audit=self._audit, lock=self._lock)
+
+    def _tell_settings(self, context: Context) -> None:
+        """All that is set for plugins, in place of all that was sent before. Under the lock."""
+        self._settings_state = context.store.transact(setting_rows.state)
+        self._link.send(messages.SettingsTold(publishing.tell_all(context)))
 
     def _audit(self, plugin: str, action: str, metadata: dict[str, Any]) -> None:
         uid = os.geteuid()

@@ -26,6 +26,7 @@ from apex_exec.errors import Code
 from apex_exec.observe.metrics import METRICS
 
 if TYPE_CHECKING:
+    from apex_exec.daemon.plugin_settings import PluginSettings
     from apex_exec.daemon.ports import Trail
     from apex_exec.executor.guard import Guard
     from apex_exec.executor.links.overhead import Overhead
@@ -74,7 +75,8 @@ class RegistrarLink:
     """``side`` is the process, which is not attached yet. It is started with ``settings``, the whole configuration as
     one map; ``asks`` are what it may have the supervisor do."""
 
-    def __init__(self, settings: dict[str, Any], asks: dict[str, Ask], sources: PluginSources, *, loop: Loop,
+    def __init__(self, settings: dict[str, Any], asks: dict[str, Ask], sources: PluginSources,
+                 plugin_settings: PluginSettings, *, loop: Loop,
                  guard: Guard, metrics: Metrics, logs: Logs, audit: Trail, overhead: Overhead) -> None:
         self.side = SideProcess("registrar", "apex_exec.daemon.administration.registrar:main", settings,
                                 handlers={
@@ -83,6 +85,8 @@ class RegistrarLink:
                                     messages.Removed: self._removed, messages.Ready: self._has_told_all,
                                     messages.Health: self._health, messages.LedgerHealth: self._ledger_health,
                                     messages.Metric: self._measure, messages.Audit: self._record,
+                                    messages.SettingsOf: plugin_settings.take,
+                                    messages.SettingsTold: plugin_settings.told,
                                     messages.Spent: self._spent, messages.Ask: self._ask},
                                 on_down=self._down)
         self._settings = settings

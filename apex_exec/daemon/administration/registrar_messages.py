@@ -70,6 +70,22 @@ class Removed(msgspec.Struct, array_like=True, tag="removed"):
     plugin: str
 
 
+class SettingsOf(msgspec.Struct, array_like=True, tag="settings_of"):
+    """What is set for a plugin, owner by owner: (scope, owner, values in MessagePack). ``whole``: in place of all that
+    was sent before. ``locked`` is why some of its secrets cannot be read, or ""."""
+
+    plugin: str
+    sets: list[tuple[str, str, bytes]]
+    whole: bool
+    locked: str = ""
+
+
+class SettingsTold(msgspec.Struct, array_like=True, tag="settings_told"):
+    """Of all plugins only these have values."""
+
+    plugins: list[str]
+
+
 class Ready(msgspec.Struct, array_like=True, tag="ready"):
     """The first snapshot is complete. ``count`` is how many specs it had."""
 

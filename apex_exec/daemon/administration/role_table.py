@@ -17,8 +17,8 @@ OPERATIONS_OF: dict[str, tuple[str, ...]] = {
         "audit.events", "audit.verify", "breaker.reset", "daemon.drain", "daemon.reload", "daemon.undrain",
         "fleet.drain", "fleet.rebalance",
         "plugin.disable", "plugin.enable", "plugin.install", "plugin.logs", "plugin.quarantine", "plugin.release",
-        "plugin.remove", "plugin.restart", "plugin.revokeVersion", "plugin.rollback", "plugin.upgrade",
-        "plugin.verify"),
+        "plugin.remove", "plugin.restart", "plugin.revokeVersion", "plugin.rollback", "plugin.settings.get",
+        "plugin.settings.set", "plugin.settings.unset", "plugin.upgrade", "plugin.verify"),
     "approver": ("plugin.approve", "plugin.deny", "plugin.request", "plugin.revoke"),
     "reviewer": ("market.approve", "market.publish", "market.reject", "market.review", "market.revoke"),
     "finance": (
@@ -28,7 +28,7 @@ OPERATIONS_OF: dict[str, tuple[str, ...]] = {
         "market.submit", "market.ticket.close", "market.ticket.open", "market.ticket.respond", "plugin.register",
         "plugin.sign", "plugin.upload", "plugin.validate"),
     ADMIN: ("audit.accept", "audit.erase", "keys.register", "keys.revoke", "market.clock", "plugin.storage.erase",
-            "plugin.storage.export", "state.backup"),
+            "plugin.storage.export", "secrets.rotate", "state.backup"),
 }
 """Role -> the operations that need it, each in one row. Every role may also do what the viewer may; ``admin`` may do
 all. The key operations are the administrator's alone, since who registers keys decides who approves and who signs;
@@ -37,7 +37,8 @@ what is known of one person."""
 
 ROLE_NEEDED = {operation: role for role, operations in OPERATIONS_OF.items() for operation in operations}
 READING = frozenset(OPERATIONS_OF["viewer"]) | {
-    "audit.events", "audit.verify", "billing.report", "billing.status", "market.report", "plugin.logs"}
+    "audit.events", "audit.verify", "billing.report", "billing.status", "market.report", "plugin.logs",
+    "plugin.settings.get"}
 """Operations that change nothing. A ledger that is slow to commit holds up none of them."""
 
 

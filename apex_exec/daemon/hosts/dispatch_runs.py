@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
 
@@ -20,6 +20,10 @@ from apex_exec.executor.outcome import Settled
 from apex_exec.wire import hooks
 from apex_exec.wire import messages as msg
 from apex_exec.wire.values import decode_any
+
+if TYPE_CHECKING:
+    from apex_exec.daemon.plugin_settings import PluginSettings
+    from apex_exec.daemon.tenants import Tenants
 
 DISPATCH_MS = 5000
 """Default and longest deadline of a dispatch."""
@@ -61,7 +65,9 @@ class DispatchRuns:
     elsewhere: Elsewhere | None = None
 
     def __init__(self, pool: Pool, table: PendingTable, replies: Replies,
-                 step: Callable[[ev.Event, int], None]) -> None:
+                 step: Callable[[ev.Event, int], None], plugin_settings: PluginSettings, tenants: Tenants) -> None:
+        self._plugin_settings = plugin_settings
+        self._tenants = tenants
         self._pool = pool
         self._table = table
         self._replies = replies
@@ -112,8 +118,11 @@ class DispatchRuns:
             if self.elsewhere is not None and self.elsewhere.launch(run, call, part.plugin, encoded, deadline_ns,
                                                                     now_ns):
                 continue
-            self._step(ev.InvokeRequested(call, part.plugin, run.hook, run.user_id, encoded, deadline_ns),
-                       now_ns)
+            event = ev.InvokeRequested(call, part.plugin, run.hook, run.user_id, encoded, deadline_ns)
+            if spec is not None and spec.settings and self._plugin_settings.has_tenants(spec.id):
+                self._tenants.submit(event, now_ns)
+            else:
+                self._step(event, now_ns)
 
     def settled(self, verdict: Verdict, outcome: Settled, effects: list[Any]) -> bool:
         """Takes the verdict of a part; False if it belongs to no dispatch."""
@@ -165,6 +174,7 @@ class DispatchRuns:
         started = bool(run.outcomes or run.open)
         for part in list(run.open):
             if self.elsewhere is None or not self.elsewhere.cancel_part(part):
+                self._tenants.release(part, now_ns)
                 self._step(ev.CancelRequested(part), now_ns)
         self._replies.finish(run.pending, _encode(msg.Error(
             id=run.pending.id, code=Code.CANCELLED, message="cancelled by its caller", started=started,

@@ -24,7 +24,9 @@ from apex_exec.wire import hooks
 from apex_exec.wire import messages as msg
 
 if TYPE_CHECKING:
+    from apex_exec.daemon.plugin_settings import PluginSettings
     from apex_exec.daemon.ports import ApiCalls, Trail
+    from apex_exec.daemon.tenants import Tenants
     from apex_exec.observe.metrics import Metrics
 
 _encode = msgspec.msgpack.Encoder().encode
@@ -44,7 +46,8 @@ class Requests:
 
     def __init__(self, pool: Pool, table: PendingTable, replies: Replies, dispatches: DispatchRuns, *,
                  step: Callable[[ev.Event, int], None], welcome: Callable[[int | str], msg.Welcome], per_host: int,
-                 audit: Trail, api: ApiCalls, metrics: Metrics) -> None:
+                 audit: Trail, api: ApiCalls, metrics: Metrics, plugin_settings: PluginSettings,
+                 tenants: Tenants) -> None:
         self.per_host = per_host
         self.draining = ""
         """Why no new work is taken; "" if it is."""
@@ -60,6 +63,8 @@ class Requests:
         self._audit = audit
         self._api = api
         self._metrics = metrics
+        self._plugin_settings = plugin_settings
+        self._tenants = tenants
 
     def __len__(self) -> int:
         return len(self._calls) + len(self._dispatches)
@@ -164,8 +169,13 @@ class Requests:
         self._calls[call] = Pending(peer, frames, request.id)
         if request.traceparent:
             table.traces[call] = request.traceparent[:64]
-        self._step(ev.InvokeRequested(call, spec.id, request.action, user_id, payload, now_ns + timeout_ms * MS_NS,
-                                      False, True), now_ns)
+        deadline_ns = now_ns + timeout_ms * MS_NS
+        if spec.settings and self._plugin_settings.has_tenants(spec.id):
+            self._tenants.submit(ev.InvokeRequested(
+                call, spec.id, request.action, user_id, payload, deadline_ns), now_ns)
+        else:
+            self._step(ev.InvokeRequested(call, spec.id, request.action, user_id, payload, deadline_ns, False, True),
+                       now_ns)
 
     def _refuse(self, peer: Peer, frames: list[bytes], request: msg.Invoke, refusal: Refusal) -> None:
         """The short way out for a call that is not admitted: under a flood it is nearly all that the loop does."""
@@ -195,6 +205,7 @@ class Requests:
         if call in self._dispatches:
             self._dispatches.cancel(call, now_ns)
         elif call in self._calls:
+            self._tenants.release(call, now_ns)
             self._step(ev.CancelRequested(call), now_ns)
 
     def cancel_left(self) -> bool:

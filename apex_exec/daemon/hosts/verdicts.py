@@ -24,6 +24,7 @@ from apex_exec.wire import messages as msg
 from workers import wire as inner
 
 if TYPE_CHECKING:
+    from apex_exec.daemon.plugin_settings import PluginSettings
     from apex_exec.daemon.ports import ApiCalls, Checks, Places, Trail
     from apex_exec.observe.logs import Logs
     from apex_exec.observe.metrics import Metrics
@@ -38,7 +39,8 @@ class Verdicts:
 
     def __init__(self, pool: Pool, table: PendingTable, replies: Replies, dispatches: DispatchRuns, *,
                  used: Callable[[int, int, int], Used], audit: Trail, api: ApiCalls, checks: Checks, places: Places,
-                 metrics: Metrics, logs: Logs, failed: Callable[[str, Exception, str], None]) -> None:
+                 metrics: Metrics, logs: Logs, failed: Callable[[str, Exception, str], None],
+                 plugin_settings: PluginSettings) -> None:
         self._pool = pool
         self._table = table
         self._calls = table.calls
@@ -53,6 +55,8 @@ class Verdicts:
         self._metrics = metrics
         self._logs = logs
         self._failed = failed
+        self._plugin_settings = plugin_settings
+        self._redactors = plugin_settings.redactors
 
     def watch(self, call: int, settled: Callable[[Verdict], None]) -> None:
         """Has ``settled`` called with the verdict of ``call``, which is one of the daemon's own and not a host's."""
@@ -91,6 +95,12 @@ class Verdicts:
         used = self._used(verdict.worker, verdict.call, verdict.run_ns)
         body, code = verdict.body, verdict.code
         memory_mb_max = 0.0
+        if self._redactors and verdict.plugin in self._redactors and type(body) is inner.Reply and (
+                secret := self._leaked(verdict, body)):
+            verdict = msgspec.structs.replace(
+                verdict, code=Code.INVALID_OUTPUT.value, body=None,
+                message=f"the result has the secret setting {secret} in it; return something else than the secret")
+            code = verdict.code
         if code:
             if code == "MEMORY_LIMIT":
                 memory_mb_max = self._memory_mb_max(verdict)
@@ -109,6 +119,18 @@ class Verdicts:
             self._logs.bug("a result could not be judged", error)
             outcome = Settled(Code.INTERNAL, "the daemon failed at this result; its log says how", {}, msg.Usage())
         self._conclude(verdict, outcome, used)
+
+    def _leaked(self, verdict: Verdict, body: inner.Reply) -> str:
+        """The name of a secret that stands in a result as it is; "" if none does."""
+        spec = self._pool.spec_of(verdict.plugin, verdict.worker)
+        return "" if spec is None else self._plugin_settings.leaked(spec, verdict.user_id, bytes(body.result))
+
+    def _without_secrets(self, verdict: Verdict, outcome: Settled) -> None:
+        """Takes the plugin's secrets out of what is said of a failure, to the host and in logs."""
+        redactor = self._redactors[verdict.plugin]
+        outcome.message = redactor.redacted(outcome.message)
+        outcome.details = {key: redactor.redacted(value) if isinstance(value, str) else value
+                           for key, value in outcome.details.items()}
 
     def _check_elsewhere(self, verdict: Verdict, result: bytes, used: Used) -> None:
         """Has a result that takes long checked outside the loop; the verdict is concluded when that is done."""
@@ -161,6 +183,8 @@ class Verdicts:
         unrecorded, admitted = False, verdict.admitted
         if code:
             unrecorded = code == Code.AUDIT_UNAVAILABLE
+            if self._redactors and verdict.plugin in self._redactors:
+                self._without_secrets(verdict, outcome)
             if verdict.details.get("bystander"):
                 self._metrics.inc("bystanders_total", (verdict.plugin,))
                 self._audit.event("security.anomaly", verdict.user_id, verdict.plugin, verdict.hook, "failure",

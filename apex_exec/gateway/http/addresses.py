@@ -74,6 +74,10 @@ class Reach:
         self._allow_loopback = allow_loopback
         self._internal = [(pattern, read_networks(networks)) for pattern, networks in internal.items()]
 
+    def is_internal(self, host: str, port: int) -> bool:
+        """Whether ``host`` is the operator's own, on whose networks plain http may carry a secret."""
+        return self._allow_loopback or any(is_named(host, port, pattern) for pattern, _ in self._internal)
+
     def check(self, host: str, port: int, address: str) -> None:
         """Raises ApiFailure if ``host`` may not be reached at ``address``."""
         admitted = [network for pattern, networks in self._internal if is_named(host, port, pattern)

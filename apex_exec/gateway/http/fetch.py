@@ -31,6 +31,7 @@ from apex_exec.gateway.http import urls
 from apex_exec.gateway.http.addresses import Reach
 from apex_exec.gateway.http.bodies import BODY_BYTES_MAX, read_body
 from apex_exec.gateway.http.encodings import Decompressor, codings
+from apex_exec.gateway.http.injection import Injection, Secrets
 
 HEADER_BYTES_MAX = 64 * 1024
 HEADERS_MAX = 100
@@ -183,39 +184,44 @@ class Fetcher:
         """Closes every connection."""
         await self._session.close()
 
-    async def fetch(self, request: Fetch, named: tuple[str, ...], may_hop: MayHop
+    async def fetch(self, request: Fetch, named: tuple[str, ...], may_hop: MayHop, secrets: Secrets = ()
                     ) -> tuple[dict[str, Any], dict[str, Any]]:
         """(``{status, headers, body, raw?}``, facts for the audit record). Raises ApiFailure. The caller bounds the
         time, and so does the request's own ``timeout_ms``.
 
-        ``may_hop`` is awaited before each redirect is followed and before a request is repeated.
+        ``may_hop`` is awaited before each redirect is followed and before a request is repeated. ``secrets`` are those
+        that are added to requests to their hosts.
         """
         seconds = None if request.timeout_ms is None else request.timeout_ms / 1000
         try:
             async with asyncio.timeout(seconds) as bound:
-                return await self._follow(request, named, may_hop)
+                return await self._follow(request, named, may_hop, secrets)
         except TimeoutError:
             if not bound.expired():
                 raise
             raise ApiFailure("fetch_timeout", f"no whole answer within {request.timeout_ms:g} ms; whether the server "
                                               "carried the request out is not known") from None
 
-    async def _follow(self, request: Fetch, named: tuple[str, ...], may_hop: MayHop
+    async def _follow(self, request: Fetch, named: tuple[str, ...], may_hop: MayHop, secrets: Secrets
                       ) -> tuple[dict[str, Any], dict[str, Any]]:
         method = request.method.upper()
         headers = urls.check_headers(method, request.headers)
         body = _body(request.body, headers)
         url = urls.parse(request.url)
+        injection = Injection(secrets, url, headers, plain=self._reach.is_internal(url.raw_host or "", url.port or 0))
         facts: dict[str, Any] = {"host": url.raw_host, "httpMethod": method}
+        if injection.names:
+            facts["secrets"] = ", ".join(injection.names)
         for hop in range(REDIRECTS_MAX + 1):
             self._check(url, named)
             if hop:
                 await may_hop()
-            response = await self._send(method, url, headers, body, may_hop if request.retry else None)
+            response = await self._send(method, url, injection.added(url, method, headers), body,
+                                        may_hop if request.retry else None)
             try:
                 location = response.headers.get("Location")
                 if response.status not in _REDIRECTS or location is None:
-                    reply = await _read(response, request.read_as)
+                    reply = await _read(response, request.read_as, injection)
                     facts.update(status=response.status, redirects=hop)
                     return reply, facts
             except _ERRORS as error:
@@ -298,14 +304,14 @@ def trusting(ca_file: str) -> ssl.SSLContext:
     return context
 
 
-async def _read(response: aiohttp.ClientResponse, asked: str) -> dict[str, Any]:
+async def _read(response: aiohttp.ClientResponse, asked: str, injection: Injection) -> dict[str, Any]:
     headers: dict[str, str] = {}
     size = 0
     for count, (name, value) in enumerate(response.headers.items()):
         size += len(name) + len(value)
         if size > HEADER_BYTES_MAX or count >= HEADERS_MAX:
             raise ApiFailure("too_large", f"the response has over {HEADERS_MAX} headers or {HEADER_BYTES_MAX} bytes")
-        key, value = name.lower(), _one_text(value)
+        key, value = name.lower(), injection.removed(_one_text(value))
         headers[key] = f"{headers[key]}, {value}" if key in headers else value
     decompressor = Decompressor(headers.get("content-encoding", ""))
     body = bytearray()
@@ -318,7 +324,7 @@ async def _read(response: aiohttp.ClientResponse, asked: str) -> dict[str, Any]:
             raise ApiFailure("too_large", f"a response has at most {BODY_BYTES_MAX} bytes")
     decompressor.end()
     return {"status": response.status, "headers": headers,
-            **read_body(bytes(body), headers.get("content-type", ""), asked)}
+            **read_body(injection.removed_bytes(bytes(body)), headers.get("content-type", ""), asked)}
 
 
 def _one_text(value: str) -> str:

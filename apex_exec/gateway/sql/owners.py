@@ -114,6 +114,12 @@ class ByMembership(Struct, frozen=True):
         via = placed(self.via, quote, lite=lite)
         return (f"SELECT {first}{via}.{quote(self.tenant)} FROM {via} WHERE {via}.{quote(self.user)} = {caller}")
 
+    def tenants_text(self, *, lite: bool) -> str:
+        """A query for at most two tenants of the user who is its only parameter, as texts in the column ``tenant``."""
+        tenant = f"{placed(self.via, quoted, lite=lite)}.{quoted(self.tenant)}"
+        inner = f"{self._tenants('$1', quoted, lite=lite, first='DISTINCT ')} AND {tenant} IS NOT NULL LIMIT 2"
+        return f'SELECT CAST("_1".{quoted(self.tenant)} AS text) AS tenant FROM ({inner}) AS "_1"'
+
     def condition(self, table: str, caller: Callable[[], str], quote: Quote, *, lite: bool) -> str:
         """The condition for a row of ``table``, a name in quotes. ``caller`` makes a parameter for the caller's id.
 

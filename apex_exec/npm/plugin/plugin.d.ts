@@ -49,6 +49,11 @@ export interface CallContext<Hook extends HookName = HookName> {
   readonly api: Api;
   /** Writes to the plugin's log. */
   readonly log: Log;
+  /**
+   * The values of the settings that the manifest declares, for this call's user: what the operator has set, or the
+   * defaults. A setting that has neither is not there, and neither is a secret that the gateway puts into requests.
+   */
+  readonly settings: Readonly<Record<string, unknown>>;
   /** How many milliseconds are left before the hook is stopped. */
   remainingMs(): number;
 }

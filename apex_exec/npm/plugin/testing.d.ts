@@ -1,7 +1,10 @@
 import type { Api, HookName, HookParams, HookResults, Plugin } from "@apex-exec/plugin";
 
 /** What the fake platform answers, by the API's method: a value, or a function of the call's arguments. */
-export type Answers = { [Method in ApiMethod]?: unknown };
+export type Answers = { [Method in ApiMethod]?: unknown } & {
+  /** What `context.settings` has. */
+  settings?: Record<string, unknown>;
+};
 
 /** A method of the API as the plugin's calls are named: `query`, `storage.get`. */
 export type ApiMethod = Exclude<keyof Api, "storage"> | `storage.${keyof Api["storage"]}`;

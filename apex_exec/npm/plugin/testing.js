@@ -78,6 +78,13 @@ const inBytes = (one, other) => {
 const define = (object, name, value) =>
   Object.defineProperty(object, name, { value, enumerable: true, writable: true, configurable: true });
 
+/** `value`, which nothing can change any more, as `context.settings` is. */
+function frozen(value) {
+  if (value === null || typeof value !== "object") return value;
+  for (const inner of Object.values(value)) frozen(inner);
+  return Object.freeze(value);
+}
+
 /** Numbers from 0 up to 1, the same for the same seed. */
 const chance = (seed) => () => {
   seed = (seed + 0x6d2b79f5) | 0;
@@ -156,7 +163,8 @@ export class FakePlatform {
     for (const level of ["debug", "info", "log", "warn", "error"])
       log[level] = (...data) => void this.logged.push([level, ...data]);
     const remainingMs = () => Math.max(0, ends - performance.now());
-    const ours = { userId, pluginId: this.plugin.id, hook, params: given, api, log, remainingMs };
+    const settings = frozen(structuredClone(this.answers.settings ?? {}));
+    const ours = { userId, pluginId: this.plugin.id, hook, params: given, api, log, settings, remainingMs };
     for (const [name, value] of Object.entries(ours)) define(context, name, value);
     return run(context);
   }

@@ -164,7 +164,7 @@ def spec_of(manifest: Manifest, digest: str, policy: Limits) -> PluginSpec:
         hooks=tuple(manifest.manifest.hooks), permissions=tuple(manifest.permissions), priority=manifest.priority,
         limits=manifest.limits.within(policy), network_allow=tuple(manifest.network.allow),
         tables=tuple(manifest.data.tables), name=manifest.name, author=manifest.author, runtime=manifest.runtime,
-        isolation=manifest.isolation, ordering=manifest.ordering)
+        isolation=manifest.isolation, ordering=manifest.ordering, settings=manifest.declared_settings())
 
 
 def make_listing(files: dict[str, bytes]) -> bytes:

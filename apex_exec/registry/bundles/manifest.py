@@ -23,6 +23,8 @@ from apex_exec import API_VERSION
 from apex_exec.catalogue.hooks import HOOKS
 from apex_exec.catalogue.limits import LIMITS, Limits, key_of, type_of
 from apex_exec.catalogue.permissions import ADMIN_PERMISSIONS, PERMISSIONS
+from apex_exec.catalogue.settings import Setting
+from apex_exec.catalogue.settings import read as read_settings
 from apex_exec.errors import Code, Refusal
 from apex_exec.executor.processes.runtimes import PYTHON, runtime_of
 from apex_exec.registry.vendored.lock import requirement
@@ -321,6 +323,21 @@ class Manifest(_Strict):
     dependencies: Annotated[list[Annotated[str, AfterValidator(_check_dependency)]], Field(max_length=100)] = []
     isolation: Literal["shared", "call"] = "shared"
     ordering: Literal["user", "none"] = "user"
+    settings: dict[str, Any] = {}
+
+    @model_validator(mode="after")
+    def _settings_make_sense(self) -> Manifest:
+        try:
+            self.declared_settings()
+        except ValueError as error:
+            path, _, why = str(error).partition(": ")
+            raise _error("settings_invalid", f"settings{path.removeprefix('$')}: {why}",
+                         "JSON Schema of one level, as apex_exec/registry/plugin_settings/README.md has it") from None
+        return self
+
+    def declared_settings(self) -> tuple[Setting, ...]:
+        """The settings that an operator may give values to. Raises ValueError for a schema that is refused."""
+        return read_settings(self.settings, tuple(self.network.allow))
 
     @property
     def entrypoint(self) -> str:
@@ -439,7 +456,7 @@ def _without_enabled(raw: dict[str, Any]) -> tuple[dict[str, Any], list[dict[str
     return {key: value for key, value in raw.items() if key != "enabled"}, problems
 
 
-_SECTIONS = ("manifest", "limits", "network", "data", "pricing")
+_SECTIONS = ("manifest", "limits", "network", "data", "pricing", "settings")
 
 
 def _with_maps(raw: dict[str, Any]) -> dict[str, Any]:

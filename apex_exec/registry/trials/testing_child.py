@@ -25,6 +25,8 @@ from workers import wire
 
 TEST_MODULES = ("pytest", "tempfile", "shutil", "workers.fake", "builtins", "_pytest.assertion.rewrite")
 """What test files may import besides the plugin's modules; the last two are what rewritten assertions need."""
+RULES = "apex_exec.registry.trials.fake_rules"
+"""What FakePlatform refuses: loaded by name, since no worker that serves has any of it."""
 OUTPUT_LINES_MAX = 200
 NAME_CHARACTERS_MAX = 300
 FAILURES_MAX, FAILURE_CHARACTERS_MAX = 20, 2000
@@ -44,7 +46,7 @@ class Zygote:
         self._request = request
         boot = boot_of(findings.plan, request.extra_modules)
         boot["preload"] += TEST_MODULES
-        boot["hidden"].append("workers.testing")
+        boot["hidden"] += ("workers.testing", "workers.async_tests", RULES)
         try:
             self._executor = BlockingExecutor(boot, _Jails(request.uid))
         except OSError as error:

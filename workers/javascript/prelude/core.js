@@ -442,6 +442,13 @@
 
   // ------------------------------------------------------------------ the platform's API
   let running = null; // the call whose code runs; null between calls, and between steps of calls
+  const frozen = (value) => {
+    if (value === null || typeof value !== "object") return value;
+    const names = keys(value);
+    for (let i = 0; i < names.length; i++) frozen(value[names[i]]);
+    return freeze(value);
+  };
+  let configured = freeze({}); // the settings of the call that begins next
   let several = false; // whether the worker has several calls open at once
   let follow = then; // `then`, or the one of shared.js
   let asked = null, lastAsked = null; // API calls that the worker has not taken yet
@@ -704,6 +711,8 @@
       mine.listen = () => then(module, adopted, (error) => fail(mine, error));
       mine.listen();
     },
+    // Gives the call that begins next its settings, which nothing can change.
+    configure(text) { configured = frozen(parse(text)) },
     // Returns the answer of a hook that has ended, as `step` would, or "". It counts if no job is pending.
     call(hook, text, marked, userId, deadlineMs, seq) {
       const mine = begin(seq);
@@ -711,7 +720,7 @@
       try {
         const params = text === "{}" ? {} : decoded(text, marked);
         const context = {
-          ...params, userId, pluginId: plugin.id, hook, params, api: new Api(mine), log: console,
+          ...params, userId, pluginId: plugin.id, hook, params, api: new Api(mine), log: console, settings: configured,
           remainingMs() { return deadlineMs - host.clock() },
         };
         if (hasOwn(params, "__proto__")) delete context.__proto__;
