@@ -55,11 +55,11 @@ class Decide(_Args):
 
 
 class Source(_Args):
-    """The files of a submission, or with ``path`` one of them; beside that of ``base``, another submission of the same
+    """The files of a submission, or with ``file`` one of them; beside that of ``base``, another submission of the same
     plugin (0: the latest one that was approved before; -1: none)."""
 
     submission: int
-    path: str = ""
+    file: str = ""
     base: int = 0
 
 
@@ -68,7 +68,7 @@ class Comment(_Args):
 
     submission: int
     reviewer: str
-    path: str
+    file: str
     text: str
     line: int = 0
 

@@ -102,17 +102,17 @@ class Operations:
     # ------------------------------------------------------------------ review
     def source(self, _context: Context, args: Source) -> Any:
         """See ``source.file`` and ``source.files``."""
-        if args.path:
-            return source.file(self.shop, args.submission, args.path, args.base)
+        if args.file:
+            return source.file(self.shop, args.submission, args.file, args.base)
         return source.files(self.shop, args.submission, args.base)
 
     def comment(self, context: Context, args: Comment) -> Any:
         """See ``comments.add``. Returns all comments on the submission."""
         one = self.shop.read(lambda db: subs.get(db, args.submission))
-        lines = source.lines_of(self.shop.kept(one)[0], args.path)
+        lines = source.lines_of(self.shop.kept(one)[0], args.file)
 
         def work(db: sa.Connection, now_ns: int) -> Any:
-            comments.add(db, now_ns, args.submission, lines, path=args.path, line=args.line, text=args.text,
+            comments.add(db, now_ns, args.submission, lines, path=args.file, line=args.line, text=args.text,
                          reviewer=args.reviewer, uid=context.uid)
             return {"submission": args.submission, "comments": comments.every(db, args.submission)}
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from apex_exec.market.money.money import CURRENCIES
+from apex_exec.common.currencies import CURRENCIES
 from apex_exec.market.money.months import month_name, month_of, next_month, parse_month
 from apex_exec.market.store import closed_months, invoice_lines
 
@@ -34,7 +34,8 @@ def months(db: sa.Connection, now_s: int) -> dict[str, Any]:
         lines[month] = lines.get(month, 0) + count
     now = month_name(*month_of(now_s))
     upcoming = month_name(*next_month(*parse_month(closed[0].month))) if closed else ""
-    return {"now": now, "next": upcoming if upcoming < now else "", "months": [
+    return {"now": now, "next": upcoming if upcoming < now else "", "digits": {
+        row[1]: CURRENCIES.get(row[1], 2) for row in sums}, "months": [
         {"month": row.month, "closedNs": row.closed_ns, "lines": lines.get(row.month, 0),
          "totals": totals.get(row.month, {})} for row in closed]}
 

@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 import sqlalchemy as sa
 
+from apex_exec.common.currencies import CURRENCIES
 from apex_exec.errors import Code, Refusal
 from apex_exec.market import support
 from apex_exec.market.money import sales
@@ -35,7 +36,8 @@ def mine(db: sa.Connection, now_ns: int, name: str) -> dict[str, Any]:
     sold: dict[str, dict[str, dict[str, int]]] = {}
     for sale in sales.everything(db):
         if sale.plugin in plugins and same_person(sale.author, name) and sale.refunded_ns is None:
-            sums = sold.setdefault(sale.plugin, {}).setdefault(sale.currency, {"sold": 0, "author": 0})
+            sums = sold.setdefault(sale.plugin, {}).setdefault(
+                sale.currency, {"sold": 0, "author": 0, "digits": CURRENCIES.get(sale.currency, 2)})
             sums["sold"] += 1
             sums["author"] += sale.author_share
     waiting = {row["plugin"]: row for row in support.report(db, now_ns) if row["plugin"] in plugins}
