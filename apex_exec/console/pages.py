@@ -8,9 +8,11 @@ from urllib.parse import urlencode
 from aiohttp import web
 
 from apex_exec.config import ROLES
+from apex_exec.console import statements
 from apex_exec.console.acts import ACTS, Wrong
 from apex_exec.console.daemon_link import Away, Refused
 from apex_exec.console.figures import History, Shares, sparkline, verdict
+from apex_exec.console.queries import whole, words
 from apex_exec.console.sessions import Note
 from apex_exec.console.web import Web, may
 
@@ -18,8 +20,6 @@ ROWS = 50
 EVENTS = 50
 LOG_LINES = 100
 FAILURES = 5
-WAITING_MAX = 20
-"""Plugins whose requests for approval are shown at once: each is one more question to the daemon."""
 SORTS = {"id": "name", "failures": "failures", "calls": "calls", "cpu": "CPU", "memory": "memory"}
 STATES = {"": "all", "enabled": "enabled", "disabled": "disabled", "quarantined": "quarantined",
           "pending_approval": "waits for approval", "installed": "installed, not enabled", "failing": "failing now",
@@ -28,11 +28,9 @@ MEASURES = {"failures": "Failures", "time": "Time", "cpu": "CPU", "memory": "Mem
 RESULTS = ("success", "failure", "denied")
 TYPES = ("plugin.execution", "plugin.api", "plugin.cpu", "access.denied", "data.access", "data.modification",
          "data.deletion", "security.rate_limit", "security.anomaly", "admin.action")
-SEQ_MAX = 2**53
 SINCE = "X-Since"
 """The event that a live page of the ledger goes up to, so that only newer ones are looked at; in the answer the latest
 one that was."""
-WORDS_CHARS_MAX = 200
 
 
 class Pages:
@@ -51,7 +49,6 @@ class Pages:
         routes.add_get("/plugins", self._plugins)
         routes.add_get("/plugins/{id}", self._plugin)
         routes.add_post("/plugins/{id}/{act}", self._act)
-        routes.add_get("/approvals", self._approvals)
         routes.add_get("/audit", self._audit)
         routes.add_post("/audit/verify", self._verify)
         routes.add_get("/doctor", self._doctor)
@@ -70,10 +67,10 @@ class Pages:
 
     async def _plugins(self, request: web.Request) -> web.StreamResponse:
         session, query = self._web.person(request), request.query
-        search = query.get("q", "").strip()[:WORDS_CHARS_MAX]
+        search = words(query.get("q", ""))
         state = query.get("state", "") if query.get("state", "") in STATES else ""
         sort = query.get("sort", "id") if query.get("sort", "id") in SORTS else "id"
-        page = _whole(query.get("page", ""), 1)
+        page = whole(query.get("page", ""), 1)
         found = await self._daemon.look(session.person, "plugin.find", search=search, state=state, sort=sort,
                                         offset=(page - 1) * ROWS, limit=ROWS)
         table = await self._daemon.roles_needed(session.person)
@@ -112,8 +109,10 @@ class Pages:
         known = await self._known(request, id_)
         if known is None and live is None:
             raise web.HTTPNotFound
-        table = await self._daemon.roles_needed(person)
-        return self._web.page(request, "plugin.html", known=known, may={
+        table, keys = await self._daemon.roles_needed(person), []
+        if may(table, person, "plugin.revoke") and known and known["approvals"]:
+            keys = statements.usable(await self._daemon.look(person, "keys.list"))
+        return self._web.page(request, "plugin.html", known=known, keys=keys, may={
             name: may(table, person, act.operation) for name, act in ACTS.items()}, needed={
                 name: table.get(act.operation, "admin") for name, act in ACTS.items()}, **values)
 
@@ -144,34 +143,25 @@ class Pages:
         here = f"/plugins/{id_}" if not back.startswith("/plugins?") else back
         try:
             args = act.args(id_, form)
-            done = await self._daemon.act(session.person, act.operation, **args)
         except Wrong as wrong:
             self._web.back(session, here, Note("refused", str(wrong)))
-        except Refused as refused:
-            hint = f" {refused.hint}" if refused.hint else ""
-            self._web.back(session, here, Note("refused", f"{refused}.{hint}".replace("..", ".")))
+        if act.fresh:
+            self._web.need_fresh(session, here)
+        done = await self._web.do(session, here, act.operation, **args)
+        if act is ACTS["remove"]:
+            here = "/plugins"
         if done.get("changed") is False:  # two people may have had the same idea
             self._web.back(session, here, Note("refused", f"Nothing has changed: {id_} was {done['state']} already. "
                                                "Somebody else may have been faster; the audit says who."))
         self._web.back(session, here, Note("done", act.done(id_, args)))
 
-    async def _approvals(self, request: web.Request) -> web.StreamResponse:
-        session = self._web.person(request)
-        found = await self._daemon.look(session.person, "plugin.find", state="pending_approval", limit=WAITING_MAX)
-        waiting = []
-        for row in found["plugins"]:
-            known = await self._known(request, row["id"]) or {"approvals": []}  # it may be gone by now
-            waiting += [{**known, **one, "id": row["id"]} for one in known["approvals"] if one["state"] == "requested"]
-        waiting.sort(key=lambda one: int(one["requestedNs"]))
-        return self._web.page(request, "approvals.html", waiting=waiting, more=found["total"] - len(found["plugins"]))
-
     async def _audit(self, request: web.Request) -> web.StreamResponse:
         session, query = self._web.person(request), request.query
-        wanted = {key: query.get(key, "").strip()[:WORDS_CHARS_MAX] for key in ("plugin", "user", "text")}
+        wanted = {key: words(query.get(key, "")) for key in ("plugin", "user", "text")}
         wanted["type"] = query.get("type", "") if query.get("type", "") in TYPES else ""
         wanted["result"] = query.get("result", "") if query.get("result", "") in RESULTS else ""
-        looks, before = query.get("looks", "") == "1", _whole(query.get("before", ""), 0)
-        if since := _whole(request.headers.get(SINCE, ""), 0):  # our script has a page up to this event
+        looks, before = query.get("looks", "") == "1", whole(query.get("before", ""), 0)
+        if since := whole(request.headers.get(SINCE, ""), 0):  # our script has a page up to this event
             news = await self._daemon.look(session.person, "audit.events", **wanted, looks=looks, after=since, limit=1)
             if not news["events"]:
                 return web.Response(status=204, headers={SINCE: str(news["last"])})
@@ -209,8 +199,3 @@ MEANS = {
     "L1": "System calls are filtered, and nothing else confines hostile code.",
     "L0": "There are limits only: no boundary against hostile code.",
 }
-
-
-def _whole(text: str, least: int) -> int:
-    """``text`` as a whole number of at least ``least``; ``least`` if it is none."""
-    return min(SEQ_MAX, max(least, int(text))) if text.isascii() and text.isdigit() and len(text) < 17 else least

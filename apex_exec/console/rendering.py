@@ -14,6 +14,7 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
+from apex_exec.common.currencies import CURRENCIES
 from apex_exec.common.words import clean, duration
 
 TEXT_CHARS_MAX = 8192
@@ -27,7 +28,8 @@ def environment() -> jinja2.Environment:
         loader=jinja2.FileSystemLoader(TEMPLATES), autoescape=True, finalize=shown, undefined=jinja2.StrictUndefined,
         trim_blocks=True, lstrip_blocks=True, auto_reload=False)
     made.filters.update(number=number, ms=ms, seconds=duration, when=when, whole=whole, unfolded=unfolded,
-                        percent=percent, megabytes=megabytes, bounded=bounded, as_json=as_json)
+                        percent=percent, megabytes=megabytes, bounded=bounded, as_json=as_json, money=money,
+                        first_letter=first_letter, price=price)
     made.globals["words"] = WORDS
     return made
 
@@ -82,6 +84,25 @@ def bounded(value: list[Any], most: int) -> list[Any]:
 def as_json(value: Any) -> str:
     """``value`` as indented JSON: text, which is escaped like any other."""
     return json.dumps(value, indent=2, ensure_ascii=False, default=str)
+
+
+def money(minor: int, digits: int) -> str:
+    """An amount in minor units of a currency with ``digits`` decimals, in major ones: 1,234.50."""
+    sign, whole_part = "−" if minor < 0 else "", abs(minor) // 10**digits
+    return f"{sign}{whole_part:,}" + (f".{abs(minor) % 10**digits:0{digits}d}" if digits else "")
+
+
+def price(value: dict[str, Any]) -> str:
+    """What a plugin costs: free, 19.95 USD, 500 JPY a month."""
+    if not value or value.get("model", "free") == "free":
+        return "free"
+    currency, interval = value["currency"], value.get("interval", "")
+    return f"{money(value['amount'], CURRENCIES.get(currency, 2))} {currency}{f' a {interval}' if interval else ''}"
+
+
+def first_letter(text: str) -> str:
+    """For a listing without an icon: its first letter or digit; a square if it has none."""
+    return next((one.upper() for one in text[:50] if one.isalnum()), "▪")
 
 
 def when(value: Any) -> str:

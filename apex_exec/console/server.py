@@ -16,12 +16,17 @@ from aiohttp import web
 
 from apex_exec.common.own_folder import own_folder, take_lock
 from apex_exec.config import Settings
+from apex_exec.console.approval_pages import ApprovalPages
 from apex_exec.console.control import NAME, Control
 from apex_exec.console.daemon_link import DaemonLink
 from apex_exec.console.guard import Guard
+from apex_exec.console.market_pages import MarketPages
+from apex_exec.console.money_pages import MoneyPages
 from apex_exec.console.pages import Pages
 from apex_exec.console.place import folder_of, place_of
+from apex_exec.console.review_pages import ReviewPages
 from apex_exec.console.sessions import Links, Person, Sessions
+from apex_exec.console.support_pages import SupportPages
 from apex_exec.console.web import Web
 from apex_exec.errors import ConfigError
 
@@ -50,7 +55,8 @@ async def _serve(settings: Settings, endpoint: str, first: Person | None, ready:
     daemon = DaemonLink(endpoint)
     web_ = Web(Guard(place), daemon, links, sessions, time.monotonic)
     app = web_.application()
-    Pages(web_).add_to(app)
+    for pages in (Pages, ApprovalPages, ReviewPages, MarketPages, MoneyPages, SupportPages):
+        pages(web_).add_to(app)
 
     def address(secret: str) -> str:
         return f"{place.origin()}/login?{urlencode({'token': secret})}"

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import secrets
 from collections import OrderedDict, deque
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 LINK_SECONDS = 600.0
 """A link is for a person who waits for it; ten minutes are enough to pass it on."""
@@ -25,6 +25,9 @@ SESSIONS_MAX = 200
 PERSON_SESSIONS_MAX = 10
 """Sessions of one name; above it the oldest one ends."""
 NOTES_MAX = 5
+FRESH_SECONDS = 300.0
+"""How long after signing in a person may do what cannot be undone."""
+DRAFTS_MAX = 5
 TRIES_PER_MINUTE = 10.0
 """Wrong links and forged sessions of one address, a burst of as many; above it the answer is 429."""
 ADDRESSES_MAX = 10_000
@@ -45,18 +48,48 @@ class Note(NamedTuple):
     text: str
 
 
+class Drafts:
+    """What a person had written when a decision was not taken yet: the page shows it again. The latest few."""
+
+    def __init__(self) -> None:
+        self._kept: OrderedDict[int, dict[str, Any]] = OrderedDict()
+
+    def keep(self, submission: int, written: dict[str, Any]) -> None:
+        """Takes the place of what was kept before."""
+        self._kept[submission] = written
+        self._kept.move_to_end(submission)
+        while len(self._kept) > DRAFTS_MAX:
+            self._kept.popitem(last=False)
+
+    def get(self, submission: int) -> dict[str, Any] | None:
+        """What is kept; None if nothing is."""
+        return self._kept.get(submission)
+
+    def drop(self, submission: int) -> None:
+        """Forgets it."""
+        self._kept.pop(submission, None)
+
+
 class Session:
     """One signed-in browser."""
 
-    __slots__ = ("begun", "csrf", "ids", "notes", "person", "rotated", "seen")
+    __slots__ = ("begun", "csrf", "drafts", "ids", "notes", "person", "rotated", "seen", "wanted")
 
     def __init__(self, person: Person, now: float) -> None:
         self.person = person
         self.csrf = secrets.token_urlsafe(32)
         self.begun = self.seen = self.rotated = now
         self.notes: deque[Note] = deque(maxlen=NOTES_MAX)
+        self.drafts = Drafts()
+        self.wanted = ""
+        """The page that asked for a fresh sign-in: where the next session of this person begins."""
         self.ids: OrderedDict[bytes, float] = OrderedDict()
         """SHA-256 of each id that counts -> until when; the latest last."""
+
+
+    def is_fresh(self, now: float) -> bool:
+        """Whether the person signed in a moment ago."""
+        return now - self.begun <= FRESH_SECONDS
 
 
 def digest(secret: str) -> bytes:

@@ -13,13 +13,23 @@ from apex_exec import __version__
 from apex_exec.console.daemon_link import Away, DaemonLink, Refused
 from apex_exec.console.guard import FORM_BYTES_MAX, Guard, Handler, Stop, add_headers, has_token
 from apex_exec.console.rendering import environment
-from apex_exec.console.sessions import Links, Note, Person, Session, Sessions, Tries
+from apex_exec.console.sessions import FRESH_SECONDS, Links, Note, Person, Session, Sessions, Tries
 
 STATIC = Path(__file__).parent / "static"
 FILES = {"console.css": "text/css", "console.js": "text/javascript", "icon.svg": "image/svg+xml"}
 FRAGMENT = "X-Fragment"
 """The header by which our script asks for a part of a page again."""
+RELOAD = "X-Reload"
+"""The header by which we tell our script that the whole page is another one now."""
 log = logging.getLogger("apex_exec.console")
+
+
+class NotFresh(Exception):
+    """An act that needs a fresh sign-in. ``session`` is who wants it."""
+
+    def __init__(self, session: Session) -> None:
+        super().__init__("not fresh")
+        self.session = session
 
 
 class Web:
@@ -56,6 +66,9 @@ class Web:
             return await handler(request)
         except Stop as stop:
             return self.page(request, "problem.html", stop.status, stop.headers, problem=str(stop), hint="")
+        except NotFresh as old:
+            return self.page(request, "fresh.html", 403, minutes=int(FRESH_SECONDS // 60), who=old.session.person,
+                             sign_in="")
         except Away as away:
             return self.page(request, "away.html", 503, {"Retry-After": "2"}, why=str(away))
         except Refused as refused:
@@ -124,11 +137,20 @@ class Web:
         if person is None:
             self.count_wrong(request)
             return self.page(request, "login.html", 403, person=None, secret="", wrong=True)
-        if (before := self.session(request)) is not None:
+        return self.enter(request, person)
+
+    def enter(self, request: web.Request, person: Person) -> web.Response:
+        """Begins a session in the place of the browser's former one. The same person goes on where a fresh sign-in was
+        asked for."""
+        before = self.session(request)
+        session, id_ = self.sessions.begin(person, self.clock())
+        if before is not None:
             self.sessions.end(before)
-        _, id_ = self.sessions.begin(person, self.clock())
+            if before.person.name == person.name:
+                session.drafts, session.wanted = before.drafts, before.wanted
         log.info("%s signed in as %s from %s", person.name, ", ".join(person.roles), self.guard.address(request))
-        response = web.Response(status=303, headers={"Location": "/"})
+        response = web.Response(status=303, headers={"Location": session.wanted or "/"})
+        session.wanted = ""
         self._give(response, id_)
         return response
 
@@ -169,6 +191,21 @@ class Web:
         """Shows another page with a note on top."""
         session.notes.append(note)
         raise web.HTTPSeeOther(to)
+
+    def need_fresh(self, session: Session, here: str) -> None:
+        """Raises NotFresh unless the person signed in a moment ago; after that the browser goes on at ``here``."""
+        if not session.is_fresh(self.clock()):
+            session.wanted = here
+            raise NotFresh(session)
+
+    async def do(self, session: Session, here: str, op: str, /, **args: Any) -> Any:
+        """Has the daemon do something; if it refuses, ``here`` shows why. Raises Away, HTTPSeeOther."""
+        try:
+            return await self.daemon.act(session.person, op, **args)
+        except Refused as refused:
+            needed = f" It needs the role {refused.needed}." if refused.needed and "role" not in str(refused) else ""
+            hint = f" {refused.hint}." if refused.hint else ""
+            self.back(session, here, Note("refused", f"{refused}.{needed}{hint}".replace("..", ".")))
 
     async def _static(self, request: web.Request) -> web.StreamResponse:
         name = request.match_info["name"]

@@ -55,6 +55,31 @@ class Decide(_Args):
     signature: str = ""
 
 
+class Source(_Args):
+    """The files of a submission, or with ``file`` one of them; beside that of ``base``, another submission of the same
+    plugin (0: the latest one that was approved before; -1: none)."""
+
+    submission: int
+    file: str = ""
+    base: int = 0
+
+
+class Comment(_Args):
+    """What a reviewer says to the author about a line of a submission; ``line`` 0 is the file as a whole."""
+
+    submission: int
+    reviewer: str
+    file: str
+    text: str
+    line: int = 0
+
+
+class Mine(_Args):
+    """The submissions of an author, by the name that submitted them or that the manifest gives."""
+
+    submitter: str
+
+
 class Publish(_Args):
     """Publishes an approved submission; 0 only signs the index anew."""
 
@@ -134,10 +159,11 @@ class OpenTicket(_Args):
 
 
 class AnswerTicket(_Args):
-    """The author's side answers a ticket."""
+    """The author's side answers a ticket; ``text`` is the answer, if the store is to keep it."""
 
     ticket: int
     responder: str
+    text: str = ""
 
 
 class Ticket(_Args):
@@ -146,12 +172,29 @@ class Ticket(_Args):
     ticket: int
 
 
+class FindTickets(_Args):
+    """One page of the tickets: of one plugin or all. ``state`` is "open" (nobody has closed it), "waiting" (nobody has
+    answered), "near" (a breach is less than four hours away), "breached", or "" for any. ``limit`` is at most 200."""
+
+    plugin: str = ""
+    state: str = ""
+    offset: int = 0
+    limit: int = 50
+
+
 class Month(_Args):
     """A month's statement: the platform's, or that of one author or customer."""
 
     month: str
     author: str = ""
     customer: str = ""
+
+
+class MonthPage(Month):
+    """A part of a month's statement: lines from ``offset`` on, at most ``limit`` (up to 2,000) of them."""
+
+    offset: int = 0
+    limit: int = 100
 
 
 class OperationArgs(_Args):
@@ -186,6 +229,11 @@ OPERATIONS = (
     Operation("market.status", Which,
               "Shows a submission with its moves, findings and place in the queue; or the queue."),
     Operation("market.review", Claim, "Takes a submission for review and shows what to check; or the queue."),
+    Operation("market.source", Source,
+              "Shows the files of a submission, or one of them with findings, coverage and an earlier version.",
+              lane="slow"),
+    Operation("market.comment", Comment, "Says something to the author about a line of a submission."),
+    Operation("market.mine", Mine, "Shows an author's submissions, plugins, sales and open tickets."),
     Operation("market.approve", Decide, "Approves exactly these bytes, with every item of the checklist."),
     Operation("market.reject", Decide, "Rejects a submission; with `changes`, requests changes."),
     Operation("market.publish", Publish,
@@ -206,10 +254,17 @@ OPERATIONS = (
     Operation("market.ticket.respond", AnswerTicket, "Records the first response."),
     Operation("market.ticket.close", Ticket, "Closes a ticket."),
     Operation("market.ticket.list", Which, "Lists the tickets of one plugin or all."),
+    Operation("market.ticket.find", FindTickets, "Shows one page of the tickets, the most urgent first."),
+    Operation("market.ticket.show", Ticket, "Shows a ticket with its answers."),
     Operation("market.report", NoArgs,
               "Shows per plugin: revenue, active installs, coverage, support and review times.", lane="slow"),
     Operation("billing.report", Month,
               "Shows a month's statement of the platform, an author or a customer.", lane="billing"),
+    Operation("billing.months", NoArgs, "Lists the closed months with their totals, and the month to close next.",
+              lane="billing"),
+    Operation("billing.page", MonthPage, "Shows a part of a month's statement, with its totals and largest parties.",
+              lane="billing"),
+    Operation("billing.csv", Month, "Returns a month's statement as CSV.", lane="billing"),
     Operation("billing.enterprise", Enterprise, "Books custom development for a customer at cost / (1 - 0.5)."),
     Operation("billing.close", Month, "Closes a month: its lines are never changed again.", lane="billing"),
     Operation("billing.status", OperationArgs,

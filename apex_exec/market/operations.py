@@ -21,24 +21,31 @@ from apex_exec.market.arguments import (
     AnswerTicket,
     Buy,
     Clock,
+    Comment,
     Customer,
     Enterprise,
     Entitle,
     Fetched,
+    FindTickets,
+    Mine,
     Month,
+    MonthPage,
     OpenTicket,
     Plugin,
     Publish,
     Refund,
     Search,
+    Source,
     Submit,
     Ticket,
     Which,
 )
 from apex_exec.market.long_operations import Lasting, Running
-from apex_exec.market.money import contracts, invoices, reports, sales
+from apex_exec.market.money import contracts, invoices, pages, reports, sales
 from apex_exec.market.money.metering import Key, Usage
-from apex_exec.market.money.statements import Line, statement
+from apex_exec.market.money.months import NS
+from apex_exec.market.money.statements import Line, statement, to_csv
+from apex_exec.market.review import authors, comments, source
 from apex_exec.market.review import submissions as subs
 from apex_exec.market.review.workflow import Machine, Reviewing
 from apex_exec.market.shop.entitlements import Entitlements
@@ -78,6 +85,7 @@ class Operations:
                 args.response_hours),
             "market.status": lambda _context, args: review.status(args.submission, args.plugin),
             "market.review": lambda _context, args: review.claim(args.submission, args.reviewer),
+            "market.source": self.source, "market.comment": self.comment, "market.mine": self.mine,
             "market.approve": lambda context, args: review.decide(
                 context, "approved", args.submission, args.reviewer, args.reason, args.digest, args.checklist,
                 args.statement, args.signature),
@@ -93,10 +101,36 @@ class Operations:
             "market.clock": self.clock,
             "market.ticket.open": self.open_ticket, "market.ticket.respond": self.respond,
             "market.ticket.close": self.close_ticket, "market.ticket.list": self.tickets,
+            "market.ticket.find": self.find_tickets, "market.ticket.show": self.show_ticket,
+            "billing.months": self.months, "billing.page": self.billing_page, "billing.csv": self.billing_csv,
             "market.report": self.report, "billing.report": self.billing_report,
             "billing.enterprise": self.enterprise, "billing.close": self.billing_close,
             "billing.status": lambda _context, args: self.lasting.status(args.operation),
         }
+
+    # ------------------------------------------------------------------ review
+    def source(self, _context: Context, args: Source) -> Any:
+        """See ``source.file`` and ``source.files``."""
+        if args.file:
+            return source.file(self.shop, args.submission, args.file, args.base)
+        return source.files(self.shop, args.submission, args.base)
+
+    def comment(self, context: Context, args: Comment) -> Any:
+        """See ``comments.add``. Returns all comments on the submission."""
+        one = self.shop.read(lambda db: subs.get(db, args.submission))
+        lines = source.lines_of(self.shop.kept(one)[0], args.file)
+
+        def work(db: sa.Connection, now_ns: int) -> Any:
+            comments.add(db, now_ns, args.submission, lines, path=args.file, line=args.line, text=args.text,
+                         reviewer=args.reviewer, uid=context.uid)
+            return {"submission": args.submission, "comments": comments.every(db, args.submission)}
+
+        return self.shop.change(work)
+
+    def mine(self, _context: Context, args: Mine) -> Any:
+        """See ``authors.mine``."""
+        now_ns = self.shop.now_ns()
+        return self.shop.read(lambda db: authors.mine(db, now_ns, args.submitter))
 
     # ------------------------------------------------------------------ offers
     def search(self, _context: Context, args: Search) -> Any:
@@ -113,7 +147,10 @@ class Operations:
             prices = [{"fromNs": one.from_ns, **msgspec.to_builtins(one.price)}
                       for one in subs.price_history(db, args.plugin)]
             found = msgspec.json.decode(offer.result) if offer.result else {}
-            return {"id": offer.plugin, "version": offer.version, "digest": offer.digest, "author": offer.author,
+            entry = self.shop.entry(db, offer)
+            return {"id": offer.plugin, "name": entry.name, "permissions": entry.permissions,
+                    "publishedNs": entry.published_ns, "readme": self.shop.readme(offer),
+                    "version": offer.version, "digest": offer.digest, "author": offer.author,
                     "state": offer.state, "prices": prices, "contact": offer.contact,
                     "responseHours": offer.sla_hours, "coverage": found.get("coverage", ""),
                     "versions": [{"version": one.version, "state": one.state}
@@ -210,7 +247,7 @@ class Operations:
     def respond(self, _context: Context, args: AnswerTicket) -> Any:
         """See ``support.respond``."""
         return self.shop.change(lambda db, now_ns: self._ticket(support.respond(
-            db, now_ns, args.ticket, args.responder), now_ns))
+            db, now_ns, args.ticket, args.responder, args.text), now_ns))
 
     def close_ticket(self, _context: Context, args: Ticket) -> Any:
         """See ``support.close``."""
@@ -220,6 +257,22 @@ class Operations:
         """Every ticket, newest last, each with whether it is breached."""
         now_ns = self.shop.now_ns()
         return self.shop.read(lambda db: [self._ticket(one, now_ns) for one in support.every(db, args.plugin)])
+
+    def find_tickets(self, _context: Context, args: FindTickets) -> Any:
+        """See ``support.find``."""
+        now_ns = self.shop.now_ns()
+
+        def work(db: sa.Connection) -> Any:
+            found = support.find(db, now_ns, args.plugin, args.state, args.offset, args.limit)
+            return {**found, "tickets": [self._ticket(one, now_ns) for one in found["tickets"]], "nowNs": now_ns}
+
+        return self.shop.read(work)
+
+    def show_ticket(self, _context: Context, args: Ticket) -> Any:
+        """A ticket with its answers. Raises Refusal("ticket_unknown")."""
+        now_ns = self.shop.now_ns()
+        return self.shop.read(lambda db: {**self._ticket(support.get(db, args.ticket), now_ns), "nowNs": now_ns,
+                                          "answers": support.answers_of(db, args.ticket)})
 
     @staticmethod
     def _ticket(ticket: support.Ticket, now_ns: int) -> Any:
@@ -239,6 +292,27 @@ class Operations:
         if self.shop.read(lambda db: invoices.month_is_closed(db, args.month)):
             return self._closed(args)
         return self.lasting.ask(context, "billing.report", args)
+
+    def months(self, _context: Context, _args: NoArgs) -> Any:
+        """See ``pages.months``."""
+        return self.shop.read(lambda db: pages.months(db, self.shop.now_ns() // NS))
+
+    def billing_page(self, context: Context, args: MonthPage) -> Any:
+        """See ``pages.page``; as ``billing_report`` while the statement is being computed."""
+        found = self.billing_report(context, _month(args))
+        return found if "operation" in found else pages.page(found, args.offset, args.limit)
+
+    def billing_csv(self, context: Context, args: Month) -> Any:
+        """See ``statements.to_csv``; as ``billing_report`` while the statement is being computed."""
+        found = self.billing_report(context, args)
+        if "operation" in found:
+            return found
+        text = to_csv(found)
+        if len(text) > pages.CSV_CHARS_MAX:
+            raise Refusal("csv_too_long", f"the statement of {args.month} has {len(found['lines']):,} lines, which is "
+                          "more than one answer holds", code=Code.CONFLICT,
+                          hint=f"apex-exec billing report --month {args.month} --csv writes all of them")
+        return {"month": args.month, "csv": text}
 
     def billing_close(self, context: Context, args: Month) -> Any:
         """Closes a month; its lines and usage are stored for good (see ``Lasting.ask``).
@@ -287,6 +361,11 @@ class Operations:
 def _statement(lines: list[Line], args: Month, closed: bool, usage: dict[Key, Usage]) -> Any:
     shown = None if args.author or args.customer else usage
     return statement(lines, args.month, closed, args.author, sales.one_spelling(args.customer), shown)
+
+
+def _month(args: MonthPage) -> Month:
+    """What a page is part of: equal months are one operation, whichever page asks."""
+    return Month(month=args.month, author=args.author, customer=args.customer)
 
 
 def _plain(value: msgspec.Struct) -> dict[str, Any]:

@@ -14,7 +14,7 @@ import sqlalchemy as sa
 
 from apex_exec.market.money.invoices import closed_lines
 from apex_exec.market.money.statements import digest
-from apex_exec.market.store import closed_months, metadata, tickets
+from apex_exec.market.store import answers, closed_months, metadata, tickets
 from apex_exec.registry.people import rename
 
 TABLES = tuple(metadata.tables.values())
@@ -24,11 +24,13 @@ ERASED_SUBJECT = "(erased)"
 
 
 def erase(db: sa.Connection, user_id: str, pseudonym: str) -> int:
-    """Replaces the user's id, and the subjects of the user's tickets; in how many values the id was. Raises
+    """Replaces the user's id, and the subjects and answers of the user's tickets; in how many values the id was. Raises
     Refusal("invoice_damaged") if a closed month is not what was closed: then nothing is changed."""
     months = list(db.execute(sa.select(closed_months.c.month)).scalars())
     for month in months:
         closed_lines(db, month)  # checks the sum that is made anew below
+    own = sa.select(tickets.c.id).where(tickets.c.user_id == user_id)
+    db.execute(sa.update(answers).where(answers.c.ticket.in_(own)).values(text=ERASED_SUBJECT))
     db.execute(sa.update(tickets).where(tickets.c.user_id == user_id).values(subject=ERASED_SUBJECT))
     with _unguarded(db):
         count = rename(db, TABLES, user_id, pseudonym)

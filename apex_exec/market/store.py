@@ -18,7 +18,7 @@ from apex_exec.registry.database import Schema, open_database
 
 S = TypeVar("S", bound=msgspec.Struct)
 
-SCHEMA = Schema("market", Path(__file__).parent / "revisions", revision="0005", version=5)
+SCHEMA = Schema("market", Path(__file__).parent / "revisions", revision="0006", version=6)
 NAME = SCHEMA.name
 CLOCK_SLACK_NS = 5_000_000_000
 """How far a clock may step back (time synchronisation); the latest moment seen is then used in its place."""
@@ -62,6 +62,13 @@ decisions = sa.Table(
     sa.Column("submission", _Id, sa.ForeignKey("submissions.id"), nullable=False, index=True),
     _text("key_id", 32), sa.Column("statement", sa.Text, nullable=False), _text("signature", 128))
 
+comments = sa.Table(
+    "comments", metadata,
+    sa.Column("id", _Id, primary_key=True, autoincrement=True),
+    sa.Column("submission", _Id, sa.ForeignKey("submissions.id"), nullable=False, index=True),
+    _text("path", 400), sa.Column("line", sa.Integer, nullable=False), sa.Column("text", sa.Text, nullable=False),
+    _text("reviewer"), sa.Column("uid", sa.BigInteger, nullable=False), sa.Column("at_ns", _Ns, nullable=False))
+
 prices = sa.Table(
     "prices", metadata,
     sa.Column("id", _Id, primary_key=True, autoincrement=True),
@@ -100,6 +107,12 @@ tickets = sa.Table(
     sa.Column("paid", sa.Boolean, nullable=False), sa.Column("opened_ns", _Ns, nullable=False),
     sa.Column("responded_ns", _Ns), sa.Column("closed_ns", _Ns), _text("responder"),
     sa.Index("tickets_plugin", "plugin"))
+
+answers = sa.Table(
+    "answers", metadata,
+    sa.Column("id", _Id, primary_key=True, autoincrement=True),
+    sa.Column("ticket", _Id, sa.ForeignKey("tickets.id"), nullable=False, index=True),
+    _text("responder"), sa.Column("text", sa.Text, nullable=False), sa.Column("at_ns", _Ns, nullable=False))
 
 contracts = sa.Table(
     "contracts", metadata,
@@ -181,6 +194,7 @@ def clock_of(db: sa.Connection) -> int:
 
 DATED = ((accounts, ("from_ns",)), (prices, ("from_ns",)), (refunds, ("at_ns",)), (contracts, ("at_ns",)),
          (tickets, ("opened_ns", "responded_ns", "closed_ns")), (moves, ("at_ns",)),
+         (comments, ("at_ns",)), (answers, ("at_ns",)),
          (submissions, ("submitted_ns", "changed_ns")), (index_versions, ("at_ns",)))
 """Columns with moments at which something was done; none may be later than now. ``sales`` re-dates purchases itself."""
 

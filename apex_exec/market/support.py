@@ -14,9 +14,15 @@ from apex_exec.errors import Code, Refusal
 from apex_exec.market.money.pricing import price_at
 from apex_exec.market.money.sales import check_user
 from apex_exec.market.review import submissions as subs
-from apex_exec.market.store import as_struct, tickets
+from apex_exec.market.store import answers, as_struct, tickets
 
 RESPONSE_NS = 24 * 3600 * 1_000_000_000
+NEAR_NS = 4 * 3600 * 1_000_000_000
+"""A breach that is less than this away is near: whoever answers has half a working day left."""
+ANSWER_CHARS_MAX = 4000
+ANSWERS_MAX = 200
+PAGE_MAX = 200
+STATES = ("", "open", "waiting", "near", "breached")
 
 
 class Ticket(msgspec.Struct):
@@ -53,11 +59,23 @@ def open_ticket(db: sa.Connection, now_ns: int, plugin: str, user_id: str, subje
     return get(db, row.inserted_primary_key[0])
 
 
-def respond(db: sa.Connection, now_ns: int, ticket: int, responder: str) -> Ticket:
-    """Records an answer of the author's side; only the first answer stops the clock."""
+def respond(db: sa.Connection, now_ns: int, ticket: int, responder: str, text: str = "") -> Ticket:
+    """Records an answer of the author's side; only the first answer stops the clock. ``text`` is kept if there is one.
+
+    Raises Refusal: responder_missing, answer_too_long, answers_full.
+    """
     current = get(db, ticket)
     if not responder.strip():
         raise Refusal("responder_missing", "an answer needs the responder's name", code=Code.INVALID_INPUT)
+    if len(text) > ANSWER_CHARS_MAX:
+        raise Refusal("answer_too_long", f"an answer has at most {ANSWER_CHARS_MAX} characters",
+                      code=Code.INVALID_INPUT)
+    if text.strip():
+        kept = db.execute(sa.select(sa.func.count()).where(answers.c.ticket == ticket)).scalar_one()
+        if kept >= ANSWERS_MAX:
+            raise Refusal("answers_full", f"ticket {ticket} has {ANSWERS_MAX} answers, and takes no more",
+                          hint="close it, and go on in a new one", code=Code.CONFLICT)
+        db.execute(sa.insert(answers).values(ticket=ticket, responder=responder, text=text.strip(), at_ns=now_ns))
     if current.responded_ns is None:
         db.execute(sa.update(tickets).where(tickets.c.id == ticket).values(responded_ns=now_ns, responder=responder))
     return get(db, ticket)
@@ -83,6 +101,35 @@ def every(db: sa.Connection, plugin: str = "") -> list[Ticket]:
     query = sa.select(tickets).order_by(tickets.c.plugin, tickets.c.id)
     rows = db.execute(query.where(tickets.c.plugin == plugin) if plugin else query)
     return [as_struct(row, Ticket) for row in rows]
+
+
+def answers_of(db: sa.Connection, ticket: int) -> list[dict[str, Any]]:
+    """What a ticket was answered, in order."""
+    rows = db.execute(sa.select(answers).where(answers.c.ticket == ticket).order_by(answers.c.id))
+    return [{"responder": row.responder, "text": row.text, "atNs": row.at_ns} for row in rows]
+
+
+def find(db: sa.Connection, now_ns: int, plugin: str, state: str, offset: int, limit: int) -> dict[str, Any]:
+    """One page of the tickets, those first whose answer is due first, with the number of each state. Raises
+    Refusal("state_unknown")."""
+    if state not in STATES:
+        raise Refusal("state_unknown", f"{state[:40]!a} is none of {', '.join(filter(None, STATES))}",
+                      code=Code.INVALID_INPUT)
+    waits = tickets.c.responded_ns.is_(None)
+    late = sa.and_(tickets.c.paid, sa.func.coalesce(tickets.c.responded_ns, now_ns) - tickets.c.opened_ns
+                   >= RESPONSE_NS)
+    near = sa.and_(tickets.c.paid, waits, tickets.c.opened_ns > now_ns - RESPONSE_NS,
+                   tickets.c.opened_ns <= now_ns - RESPONSE_NS + NEAR_NS)
+    conditions = {"open": tickets.c.closed_ns.is_(None), "waiting": waits, "near": near, "breached": late}
+    of_plugin = [tickets.c.plugin == plugin] if plugin else []
+    counts = {name: int(db.execute(sa.select(sa.func.count()).select_from(tickets).where(
+        one, *of_plugin)).scalar_one()) for name, one in conditions.items()}
+    wanted = [*of_plugin, *([conditions[state]] if state else [])]
+    total = int(db.execute(sa.select(sa.func.count()).select_from(tickets).where(*wanted)).scalar_one())
+    urgent = sa.case((sa.and_(waits, tickets.c.paid), 0), (waits, 1), else_=2)
+    rows = db.execute(sa.select(tickets).where(*wanted).order_by(urgent, tickets.c.opened_ns, tickets.c.id).offset(
+        max(0, offset)).limit(max(1, min(PAGE_MAX, limit))))
+    return {"tickets": [as_struct(row, Ticket) for row in rows], "total": total, "counts": counts}
 
 
 def report(db: sa.Connection, now_ns: int, plugin: str = "") -> list[dict[str, Any]]:

@@ -208,7 +208,7 @@ def test_each_role_is_refused_what_is_not_its_own_by_the_daemon(console: Console
     assert not re.search(r'action="/plugins/victim/', page.body), "it is not even offered"
     for operation, act in OFFERED.items():
         assert role_needed(operation) == "operator"
-        shown = browser.act("victim", act, reason="because I can", user=USER)
+        shown = browser.act("victim", act, reason="because I can", user=USER, digest="0" * 64, sure="victim")
         assert f"needs the role operator; person-{role}" in text_of(shown.body)
     assert daemon.operate("plugin.live", id="victim")["state"] == "enabled"
     wait_for(lambda: recorded(daemon, "plugin.quarantine", f"person-{role}"), 10, "its record")

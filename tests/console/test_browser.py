@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from apex_exec.client import CallError
+from tests.console.walks import complaints, press, sign_in
 from tests.support.chromium import WIDTHS, be_wide, chromium, photograph
 from tests.support.console import Console, wait_until
 from tests.support.daemon import ECHO, EXAMPLES, Daemon, write_plugin
@@ -43,28 +44,6 @@ def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
 def console(daemon: Daemon) -> Iterator[Console]:
     with Console(daemon) as running:
         yield running
-
-
-def sign_in(browser: Any, console: Console) -> None:
-    browser.get(console.link("olga", "operator"))
-    browser.find_element("css selector", "main button").click()
-    wait_until(lambda: browser.find_elements("css selector", ".tiles"), 30, "overview")
-
-
-def press(browser: Any, css: str) -> None:
-    """Clicks what is there, also if the page replaces it between the look and the click: a person would look again."""
-    from selenium.common.exceptions import StaleElementReferenceException
-
-    for _ in range(5):
-        with contextlib.suppress(StaleElementReferenceException):
-            browser.find_element("css selector", css).click()
-            return
-    raise AssertionError(f"{css} never stays")
-
-
-def complaints(browser: Any) -> list[str]:
-    """What the browser says of our policy, our script or missing files."""
-    return [entry["message"] for entry in browser.get_log("browser") if entry["level"] in ("SEVERE", "WARNING")]
 
 
 def test_an_operator_finds_the_plugin_that_spins_in_three_clicks_and_stops_it(

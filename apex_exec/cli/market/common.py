@@ -48,6 +48,8 @@ def show_checks(shown: dict[str, Any], as_json: bool) -> bool:
             say(f"place {queue['position']} in the queue, waiting for {duration(queue['waitingSeconds'])}")
         print_table([{"check": one["name"], "met": not one["problems"], "problems": "; ".join(one["problems"])}
                      for one in checks], ["check", "met", "problems"], as_json=False, empty="not checked yet")
+        for one in shown.get("comments", []):
+            say(f"{one['path']}:{one['line']}: {one['reviewer']}: {one['text']}")
         if shown["moves"] and (last := shown["moves"][-1])["reason"]:
             say(f"last move: {last['from_state']} -> {last['to_state']} by {last['actor']}: {last['reason']}")
     return all(not one["problems"] for one in checks)

@@ -25,9 +25,11 @@ def open_ticket(plugin: PluginId, user: User, subject: Annotated[str, Option(hel
 
 @ticket_app.command("respond", epilog=examples("apex-exec market ticket respond 3 --by ann"))
 def respond(ticket: Ticket, responder: Annotated[str, Option("--by", metavar="NAME", help="Who answers.")],
+            text: Annotated[str, Option(help="The answer, if the store is to keep it.")] = "",
             as_json: AsJson = False, runtime_dir: RuntimeDir = None, config: ConfigFile = None) -> None:
     """Records the first response, which stops the clock."""
-    show_facts(ask(config, runtime_dir, "market.ticket.respond", ticket=ticket, responder=responder), as_json, _TICKET)
+    show_facts(ask(config, runtime_dir, "market.ticket.respond", ticket=ticket, responder=responder, text=text),
+               as_json, _TICKET)
 
 
 @ticket_app.command("close", epilog=examples("apex-exec market ticket close 3"))

@@ -48,6 +48,7 @@ async function refresh(region) {
   try {
     const headers = { "X-Fragment": "1", ...(since && { "X-Since": since.dataset.since }) };
     const answer = await fetch(location.href, { headers, redirect: "error", cache: "no-store" });
+    if (answer.headers.get("X-Reload")) return location.reload(); // the page is another one now
     if (answer.status === 204) { // nothing is new
       since.dataset.since = answer.headers.get("X-Since");
       return region.classList.remove("lost");
@@ -74,6 +75,39 @@ for (const region of document.querySelectorAll("[data-live]")) {
     await refresh(region);
     again();
   })();
+}
+// A statement is signed here: the private key is read from its file, signs, and goes nowhere.
+async function sign(form) {
+  const file = form.querySelector("input[type=file]").files[0];
+  const body = (await file.text()).match(/-----BEGIN PRIVATE KEY-----([A-Za-z0-9+/=\s]+)-----END PRIVATE KEY-----/);
+  if (!body) throw new Error("This file has no private key: choose the .key file, not the .pub.");
+  const der = Uint8Array.from(atob(body[1].replace(/\s/g, "")), (one) => one.charCodeAt(0));
+  const key = await crypto.subtle.importKey("pkcs8", der, { name: "Ed25519" }, false, ["sign"]);
+  const message = new TextEncoder().encode(form.dataset.prefix + form.dataset.statement);
+  const made = new Uint8Array(await crypto.subtle.sign("Ed25519", key, message));
+  return Array.from(made, (one) => one.toString(16).padStart(2, "0")).join("");
+}
+
+for (const form of document.querySelectorAll("form[data-sign]")) {
+  const problem = form.querySelector(".problem");
+  form.addEventListener("submit", async (event) => {
+    if (form.elements.signature.value) return;
+    event.preventDefault();
+    problem.hidden = true;
+    try {
+      form.elements.signature.value = await sign(form);
+      form.querySelector("input[type=file]").disabled = true; // not even its name is sent
+      form.submit();
+    } catch (error) {
+      problem.textContent = crypto.subtle && error.name !== "NotSupportedError" ? `It could not be signed: ${error.message}`
+        : "This browser cannot sign with Ed25519: use the command below.";
+      problem.hidden = false;
+    }
+  });
+}
+for (const button of document.querySelectorAll("[data-print]")) {
+  button.hidden = false;
+  button.addEventListener("click", () => print());
 }
 for (const log of document.querySelectorAll(".log")) log.scrollTop = log.scrollHeight;
 localise(document);

@@ -10,9 +10,10 @@ from apex_exec.config import ADMIN
 
 OPERATIONS_OF: dict[str, tuple[str, ...]] = {
     "viewer": (
-        "ops", "daemon.doctor", "daemon.overview", "daemon.status", "fleet.owner", "fleet.status", "plugin.find", "plugin.list", "plugin.live",
+        "ops", "daemon.doctor", "daemon.overview", "daemon.status", "fleet.owner", "fleet.status", "plugin.find",
+        "plugin.list", "plugin.live",
         "plugin.show", "keys.list", "market.index", "market.search", "market.show", "market.status",
-        "market.ticket.list"),
+        "market.ticket.find", "market.ticket.list", "market.ticket.show"),
     "operator": (
         "audit.events", "audit.verify", "breaker.reset", "daemon.drain", "daemon.reload", "daemon.undrain",
         "fleet.drain", "fleet.rebalance",
@@ -20,13 +21,14 @@ OPERATIONS_OF: dict[str, tuple[str, ...]] = {
         "plugin.remove", "plugin.restart", "plugin.revokeVersion", "plugin.rollback", "plugin.settings.get",
         "plugin.settings.set", "plugin.settings.unset", "plugin.upgrade", "plugin.verify"),
     "approver": ("plugin.approve", "plugin.deny", "plugin.request", "plugin.revoke"),
-    "reviewer": ("market.approve", "market.publish", "market.reject", "market.review", "market.revoke"),
+    "reviewer": ("market.approve", "market.comment", "market.publish", "market.reject", "market.review",
+                 "market.revoke", "market.source"),
     "finance": (
-        "billing.close", "billing.enterprise", "billing.report", "billing.status", "market.buy", "market.customer",
-        "market.entitle", "market.refund", "market.report"),
+        "billing.close", "billing.csv", "billing.enterprise", "billing.months", "billing.page", "billing.report",
+        "billing.status", "market.buy", "market.customer", "market.entitle", "market.refund", "market.report"),
     "author": (
-        "market.submit", "market.ticket.close", "market.ticket.open", "market.ticket.respond", "plugin.register",
-        "plugin.sign", "plugin.upload", "plugin.validate"),
+        "market.mine", "market.submit", "market.ticket.close", "market.ticket.open", "market.ticket.respond",
+        "plugin.register", "plugin.sign", "plugin.upload", "plugin.validate"),
     ADMIN: ("audit.accept", "audit.erase", "keys.register", "keys.revoke", "market.clock", "plugin.storage.erase",
             "plugin.storage.export", "secrets.rotate", "state.backup"),
 }
@@ -37,8 +39,8 @@ what is known of one person."""
 
 ROLE_NEEDED = {operation: role for role, operations in OPERATIONS_OF.items() for operation in operations}
 READING = frozenset(OPERATIONS_OF["viewer"]) | {
-    "audit.events", "audit.verify", "billing.report", "billing.status", "market.report", "plugin.logs",
-    "plugin.settings.get"}
+    "audit.events", "audit.verify", "billing.csv", "billing.months", "billing.page", "billing.report",
+    "billing.status", "market.mine", "market.report", "market.source", "plugin.logs", "plugin.settings.get"}
 """Operations that change nothing. A ledger that is slow to commit holds up none of them."""
 
 

@@ -10,23 +10,12 @@ import re
 from fractions import Fraction
 from typing import Any
 
+from apex_exec.common.currencies import CURRENCIES
 from apex_exec.errors import Code, Refusal
 
 AMOUNT_MINOR_MAX = 10**12
 """The largest single amount. A statement sums at most some millions of them: far inside a database's 64-bit integers.
 """
-
-_EXPONENTS = {
-    0: "BIF CLP DJF GNF ISK JPY KMF KRW PYG RWF UGX VND VUV XAF XOF XPF",
-    2: "AED AFN ALL AMD AOA ARS AUD AWG AZN BAM BBD BDT BGN BMD BND BOB BRL BSD BTN BWP BYN BZD CAD CDF CHF CNY COP "
-       "CRC CUP CVE CZK DKK DOP DZD EGP ERN ETB EUR FJD FKP GBP GEL GHS GIP GMD GTQ GYD HKD HNL HTG HUF IDR ILS INR "
-       "IRR JMD KES KGS KHR KPW KYD KZT LAK LBP LKR LRD LSL MAD MDL MGA MKD MMK MNT MOP MRU MUR MVR MWK MXN MYR MZN "
-       "NAD NGN NIO NOK NPR NZD PAB PEN PGK PHP PKR PLN QAR RON RSD RUB SAR SBD SCR SDG SEK SGD SHP SLE SOS SRD SSP "
-       "STN SVC SYP SZL THB TJS TMT TOP TRY TTD TWD TZS UAH USD UYU UZS VES WST XCD YER ZAR ZMW",
-    3: "BHD IQD JOD KWD LYD OMR TND",
-}
-CURRENCIES: dict[str, int] = {code: digits for digits, codes in _EXPONENTS.items() for code in codes.split()}
-"""Maps each ISO 4217 code to the decimals of its minor unit."""
 
 
 def exponent(currency: Any) -> int:

@@ -14,7 +14,7 @@ import msgspec
 from apex_exec.common.canonical_json import canonical_json
 from apex_exec.errors import Refusal
 from apex_exec.market.money.pricing import Price, parse_price
-from apex_exec.market.review.coverage import REQUIRED, Measured, measurable, measure
+from apex_exec.market.review.coverage import REQUIRED, Measured, measurable, measure, ranges
 from apex_exec.market.review.readme import readme_problems
 from apex_exec.registry.bundles.bundle import Bundle
 from apex_exec.registry.scan.findings import STEERS
@@ -26,6 +26,8 @@ MESSAGES_MAX = 50
 Lines = dict[str, list[int]]
 """path → line numbers."""
 LIMIT_CHARACTERS_MAX = 400
+RANGED_FILES_MAX, RANGES_CHARS_MAX = 200, 20_000
+"""Of how many files, and how much of each, the findings say line by line what was run."""
 Scanned = tuple[list[str], list[str]]
 """The scan's errors and its warnings, one line each."""
 SIGNED_PREFIX = b"apex-exec checks v1\n"
@@ -157,7 +159,8 @@ def _coverage(bundle: Bundle, run: Run, prove: Callable[[Bundle, Lines], Proof],
               "branchesRun": found.branches_run, "percent": found.percent(),
               "files": sorted(measurable(bundle.files, sources_of(bundle), run.left_out)), "proven": proof.proven,
               "provenPercent": proven, "claimed": found.lines_run - proof.proven,
-              "claimedBranches": found.branches_run, "limit": proof.limit, "packages": run.left_out.packages}
+              "claimedBranches": found.branches_run, "limit": proof.limit, "packages": run.left_out.packages,
+              "run": _by_line(found.run), "missed": _by_line(found.missing)}
     if proof.path:
         return Check("coverage", [f"the report is forged: {proof.path}:{proof.line} is reported as run by the tests, "
                                   "but is not"], detail), ("", "")
@@ -168,3 +171,8 @@ def _coverage(bundle: Bundle, run: Run, prove: Callable[[Bundle, Lines], Proof],
         problems.append(f"the code of {', '.join(sorted(claimed))} counts, since this marketplace has no source map of "
                         f"its own for these bytes: its operator builds src/ and puts the map into `market.maps`")
     return Check("coverage", problems[:MESSAGES_MAX], detail), (found.percent(), proven)
+
+
+def _by_line(lines: Lines) -> dict[str, str]:
+    """Which lines of each file, for the page that shows a reviewer the source."""
+    return {path: ranges(numbers, RANGES_CHARS_MAX) for path, numbers in sorted(lines.items())[:RANGED_FILES_MAX]}

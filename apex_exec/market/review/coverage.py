@@ -16,7 +16,7 @@ import json
 import subprocess
 import sys
 import tempfile
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from fractions import Fraction
 from pathlib import Path
 
@@ -78,6 +78,18 @@ def measurable(files: dict[str, bytes], javascript: Collection[str] = (),
     skipped = set(left_out.files)
     return {path: body for path, body in files.items()
             if path.endswith(".py") and not path.startswith("tests/") and path not in skipped}
+
+
+def ranges(lines: Iterable[int], characters_max: int) -> str:
+    """``lines`` in order as 3-5,9; cut at a comma if that is longer than ``characters_max``."""
+    parts: list[list[int]] = []
+    for line in sorted(set(lines)):
+        if parts and parts[-1][1] == line - 1:
+            parts[-1][1] = line
+        else:
+            parts.append([line, line])
+    text = ",".join(str(first) if first == last else f"{first}-{last}" for first, last in parts)
+    return text if len(text) <= characters_max else text[:characters_max].rpartition(",")[0]
 
 
 def check_arcs(files: dict[str, bytes], arcs: Arcs, javascript: Collection[str] = ()) -> None:

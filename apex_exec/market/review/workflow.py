@@ -12,7 +12,7 @@ import sqlalchemy as sa
 from cryptography.exceptions import InvalidSignature
 
 from apex_exec.errors import Code, Refusal
-from apex_exec.market.review import checks, reviewers
+from apex_exec.market.review import checks, comments, reviewers
 from apex_exec.market.review import submissions as subs
 from apex_exec.market.review.states import CHECKLIST
 from apex_exec.market.review.submissions import MACHINE, Submission
@@ -97,6 +97,7 @@ class Reviewing:
             shown["price"] = msgspec.json.decode(one.price)
             shown["result"] = msgspec.json.decode(one.result) if one.result else None
             shown["moves"] = subs.history(db, one.id)
+            shown["comments"] = comments.every(db, one.id)
             shown["decisions"] = subs.signed_decisions(db, one.id)
             shown["queue"] = next(({"position": row["position"], "waitingSeconds": row["waitingSeconds"]}
                                    for row in queue if row["id"] == one.id), None)

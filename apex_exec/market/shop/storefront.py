@@ -43,6 +43,8 @@ from apex_exec.registry.trust.signing import load_private, new_key, read_signatu
 T = TypeVar("T")
 
 KEY_NAME = "market"
+README_BYTES_MAX = 64 * 1024
+"""How much of a README a listing shows."""
 METERED_MONTHS_MAX = 3
 """How many months' sums are kept in memory: the open one, and those that are about to be closed."""
 
@@ -129,6 +131,20 @@ class Shop:
     def record(db: sa.Connection, submission: Submission, entry: Entry) -> None:
         """Stores the index entry of a published version."""
         db.execute(sa.insert(publications).values(submission=submission.id, entry=subs.encode(entry)))
+
+    @staticmethod
+    def entry(db: sa.Connection, submission: Submission) -> Entry:
+        """The index entry of a version that was published."""
+        row = db.execute(sa.select(publications.c.entry).where(publications.c.submission == submission.id)).scalar_one()
+        return msgspec.json.decode(row, type=Entry)
+
+    def readme(self, submission: Submission) -> str:
+        """The start of its README; "" if its bytes are gone."""
+        try:
+            body = self.kept(submission)[0].files.get("README.md", b"")
+        except Refusal:
+            return ""
+        return body[:README_BYTES_MAX].decode("utf-8", "replace")
 
     def write_index(self, db: sa.Connection, now_ns: int) -> Index:
         """Signs the index of what is published now, one version higher, and replaces the old one."""

@@ -1,0 +1,234 @@
+"""People of the marketplace at the console, in a real Chromium: a reviewer, finance, a manager; every page looked at."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from apex_exec.registry.trust.signing import key_id_of, load_private, new_key, raw_public
+from tests.console.test_browser import PHOTOGRAPHS, faint
+from tests.console.walks import complaints, press, seen, sign_in, write
+from tests.market.shops import at
+from tests.support.chromium import WIDTHS, be_wide, chromium, photograph
+from tests.support.console import Console, wait_until
+from tests.support.daemon import ECHO, USER, Daemon, write_plugin
+from tests.support.market import CODE, README, books, close, sell, user, write_sums
+
+pytestmark = [pytest.mark.system, pytest.mark.timeout(900)]
+FIRST, SECOND, MENDED = 1, 2, 3
+PAGES = {"review": "/review", "submission": f"/review/{SECOND}", "source": f"/review/{SECOND}/file?path=plugin.py",
+         "comment": f"/review/{SECOND}/file?path=plugin.py&line=10", "market": "/market",
+         "diff": f"/review/{SECOND}/file?path=plugin.py&view=diff",
+         "offer": "/market/sums", "mine": "/mine", "money": "/money", "month": "/money/2026-09",
+         "customer": "/money/2026-09?customer=Customer+1", "invoice": "/money/2026-09/invoice?customer=Customer+1",
+         "support": "/support", "ticket": "/support/1"}
+MORE = '''
+
+def spread(values):
+    """The widest difference."""
+    # what if there is none?
+    return max(values) - min(values)
+'''
+
+
+@pytest.fixture(scope="module")
+def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
+    folder = tmp_path_factory.mktemp("market")
+    kept = books(folder / "d" / "state")
+    kept.now_ns = at("2026-07-05")
+    kept.publish(write_sums(folder / "one"))
+    for month, count, closed in (("2026-07", 4, "2026-08-02"), ("2026-08", 7, "2026-09-02"), ("2026-09", 9, "")):
+        sell(kept, month, "sums", [(user(n + 20 * count), f"Customer {n % 4}") for n in range(count)])
+        if closed:
+            close(kept, month, closed)
+    for hours, subject in ((30, "The sum is wrong for refunds"), (21, "Where is the total?"), (1, "A question")):
+        kept.now_ns = time.time_ns() - hours * 3600 * 10**9
+        kept("market.ticket.open", plugin="sums", userId=user(hours), subject=subject)
+    kept("market.ticket.respond", ticket=1, responder="ann", text="We mend it in 1.1.0.\nThank you.")
+    kept.now_ns = time.time_ns()
+    kept.scan_warnings = ["plugin.py:10: reads a value of the payload: check what it is"]
+    kept("market.submit", submitter="ann", path=str(write_sums(
+        folder / "two", version="1.1.0", files={"plugin.py": CODE.format(id="sums", version="1.1.0") + MORE})))
+    kept.close()
+    write_plugin(folder / "d" / "plugins", "widget", ECHO)
+    with Daemon(folder / "d", None) as running:
+        running.install(write_plugin(folder / "more", "report", ECHO))
+        yield running
+
+
+@pytest.fixture(scope="module")
+def console(daemon: Daemon) -> Iterator[Console]:
+    with Console(daemon) as running:
+        yield running
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_every_page_fits_both_widths_and_moves_nothing(console: Console, scheme: str, tmp_path: Path) -> None:
+    folder = Path(os.environ.get(PHOTOGRAPHS) or tmp_path)
+    folder.mkdir(exist_ok=True)
+    with chromium(tmp_path, scheme) as browser:
+        be_wide(browser, 1440)
+        sign_in(browser, console, "rita", "reviewer", "finance", "author")
+        for name, path in PAGES.items():
+            browser.get(console.origin + path)
+            assert "That did not work" not in seen(browser), name
+            for width in WIDTHS:
+                be_wide(browser, width)
+                widest = browser.execute_script("return document.documentElement.scrollWidth")
+                photograph(browser, folder / f"{name}-{width}-{scheme}.png")
+                assert widest <= width, f"{name} is {widest} px wide at {width}"
+            assert not faint(browser), (name, faint(browser))
+            moved, requests = browser.execute_async_script("""
+                const done = arguments[0], moves = [];
+                new PerformanceObserver((list) => moves.push(...list.getEntries().filter((one) => !one.hadRecentInput)))
+                    .observe({ type: "layout-shift", buffered: true });
+                setTimeout(() => done([moves.reduce((sum, one) => sum + one.value, 0),
+                    1 + performance.getEntriesByType("resource").length]), 300);""")
+            be_wide(browser, 1440)
+            assert requests <= 30 and moved < 0.1, (name, moved, requests)
+        assert not complaints(browser)
+
+
+def decide(browser: Any, console: Console, number: int, button: str, reason: str) -> None:
+    browser.get(f"{console.origin}/review/{number}")
+    for box in browser.find_elements("css selector", "fieldset input[type=checkbox]"):
+        if not box.is_selected():
+            box.click()
+    write(browser, "#reason", reason)
+    press(browser, f"button[value={button}]")
+
+
+def test_a_reviewer_reads_comments_refuses_and_approves_what_was_mended_signing_in_the_browser(
+        console: Console, daemon: Daemon, tmp_path: Path) -> None:
+    path, _ = new_key(tmp_path / "keys", "rita")
+    public = raw_public(load_private(path))
+    daemon.operate("keys.register", name="rita", role="approver", public_key=public.hex(), owner="rita")
+    with chromium(tmp_path) as browser:
+        be_wide(browser, 1440)
+        sign_in(browser, console, "rita", "reviewer")
+        press(browser, "nav a[href='/review']")
+        press(browser, f"a[href='/review/{SECOND}']")
+        press(browser, "form[action$='/take'] button")
+        assert "You review it" in seen(browser)
+        press(browser, "a[href*='file?path=plugin.py'][href$='view=diff']")
+        assert "def spread(values):" in seen(browser) and "lines are the same" in seen(browser)
+        browser.get(f"{console.origin}/review/{SECOND}/file?path=plugin.py")
+        assert browser.find_elements("css selector", ".t-keyword") and "check what it is" in seen(browser)
+        assert browser.find_elements("css selector", ".cover .missed")
+        press(browser, "#line-19 a")
+        write(browser, "#text-19", "max() of an empty list raises: please mend it")
+        press(browser, "form[action$='/comment'] textarea[autofocus] ~ .row button")
+        assert "please mend it" in seen(browser)
+        decide(browser, console, SECOND, "changes_requested", "see my comment on line 19")
+        signed(browser, path)
+        assert "went back to its author" in seen(browser)
+        shown = daemon.operate("market.status", submission=SECOND)
+        assert shown["state"] == "changes_requested" and shown["decisions"][0]["keyId"] == key_id_of(public)
+        assert shown["comments"][0]["line"] == 19
+
+        kept = books(daemon.state)  # the author mends it
+        kept("market.submit", submitter="ann", path=str(write_sums(tmp_path / "mended", version="1.1.1", files={
+            "plugin.py": CODE.format(id="sums", version="1.1.1"), "README.md": README + "\nMended.\n"})))
+        kept.close()
+        decide(browser, console, MENDED, "approved", "mended, and read to the end")
+        assert "This is what you sign" in seen(browser) and '"decision":"approved"' in seen(browser)
+        signed(browser, path)
+        assert "Approved, for exactly these bytes" in seen(browser)
+        assert daemon.operate("market.status", submission=MENDED)["state"] == "approved"
+        press(browser, "form[action$='/publish'] button")
+        assert "is on offer" in seen(browser)
+        assert daemon.operate("market.show", plugin="sums")["version"] == "1.1.1"
+        assert not complaints(browser)
+
+
+def signed(browser: Any, key: Path) -> None:
+    """Signs with a key file, which the browser never sends."""
+    browser.execute_script("""
+        window.sent = []; const form = document.querySelector("form[data-sign]");
+        form.submit = () => { sessionStorage.sent = new URLSearchParams(new FormData(form)).toString();
+                              HTMLFormElement.prototype.submit.call(form); };""")
+    browser.find_element("id", "key-file").send_keys(str(key))
+    before = browser.current_url
+    press(browser, "form[data-sign] button")
+    wait_until(lambda: browser.current_url != before or browser.find_elements("css selector", ".note") or (
+        browser.find_element("css selector", ".problem").text), 30, "answer to the signature")
+    sent = browser.execute_script("return sessionStorage.sent")
+    body = "".join(key.read_text().splitlines()[1:-1])
+    assert "signature=" in sent and "PRIVATE" not in sent and body[:20] not in sent and key.name not in sent
+
+
+def test_a_wrong_key_signs_nothing_and_the_page_says_why(console: Console, daemon: Daemon, tmp_path: Path) -> None:
+    path, _ = new_key(tmp_path / "keys", "paula")
+    daemon.operate("keys.register", name="paula", role="approver", owner="paula",
+                   public_key=raw_public(load_private(path)).hex())
+    asks = '@plugin.hook("onActionExecute")\ndef act(context, params):\n    context.api.call("admin.users.list")\n'
+    daemon.operate("plugin.install", path=str(write_plugin(tmp_path / "other", "needy", asks,
+                                                           permissions=("admin:users",))))
+    other, _ = new_key(tmp_path / "other-keys", "mallory")
+    with chromium(tmp_path) as browser:
+        be_wide(browser, 1440)
+        sign_in(browser, console, "paula", "approver")
+
+        def ask() -> None:
+            browser.get(f"{console.origin}/approvals")
+            write(browser, "textarea[name=reason]", "they need it")
+            (option,) = [one for one in browser.find_elements("css selector", "select[name=key] option")
+                         if one.text == "paula"]
+            option.click()
+            press(browser, "form[action$='/approve'] button")
+
+        ask()
+        browser.find_element("id", "key-file").send_keys(str(path.with_suffix(".pub")))
+        press(browser, "form[data-sign] button")
+        wait_until(lambda: "has no private key" in seen(browser), 20, "word of the wrong file")
+        ask()
+        signed(browser, other)
+        assert "is not signed by paula" in seen(browser)
+        assert daemon.operate("plugin.show", id="needy")["state"] == "pending_approval"
+        ask()
+        signed(browser, path)
+        assert "needy: approved, signed with your key" in seen(browser)
+        (kept,) = daemon.operate("plugin.show", id="needy")["approvals"]
+        assert kept["state"] == "approved" and kept["reason"] == "they need it"
+
+
+def test_finance_closes_a_month_and_prints_an_invoice(console: Console, daemon: Daemon, tmp_path: Path) -> None:
+    with chromium(tmp_path) as browser:
+        be_wide(browser, 1440)
+        sign_in(browser, console, "fay", "finance")
+        press(browser, "nav a[href='/money']")
+        press(browser, "a[href='/money/2026-09']")
+        wait_until(lambda: browser.find_elements("css selector", "#sure"), 60, "statement")
+        write(browser, "#sure", "2026-09")
+        press(browser, "form[action$='/close'] button")
+        wait_until(lambda: "2026-09 closed" in seen(browser), 120, "closed month")
+        assert daemon.operate("billing.months")["months"][0]["month"] == "2026-09"
+        press(browser, "a[href='/money/2026-09?customer=Customer+1']")
+        press(browser, "a[href^='/money/2026-09/invoice']")
+        assert "final: the month is closed" in seen(browser) and "To pay" in seen(browser)
+        data = browser.execute_cdp_cmd("Page.printToPDF", {})["data"]
+        assert len(data) > 5000
+        browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print"})
+        assert not browser.find_element("css selector", "header.top").is_displayed()
+        folder = Path(os.environ.get(PHOTOGRAPHS) or tmp_path)
+        photograph(browser, folder / "invoice-printed.png")
+        assert not complaints(browser)
+
+
+def test_a_manager_enables_a_plugin_for_one_user(console: Console, daemon: Daemon, tmp_path: Path) -> None:
+    with chromium(tmp_path) as browser:
+        be_wide(browser, 390)
+        sign_in(browser, console, "mara", "operator")
+        browser.get(f"{console.origin}/plugins/report")
+        press(browser, "form[action$='/disable'] button")
+        press(browser, ".orders summary")
+        write(browser, "#user", USER)
+        press(browser, "form.line[action$='/enable'] button")
+        assert f"report is enabled for user {USER}" in seen(browser)
+        assert daemon.operate("plugin.show", id="report")["users"] == [USER]
+        assert not complaints(browser)
