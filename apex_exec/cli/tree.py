@@ -17,7 +17,7 @@ FILES = {
     "reload": "daemon.operate", "drain": "daemon.operate",
     "undrain": "daemon.operate", "restart": "daemon.operate", "breaker": "daemon.operate", "backup": "daemon.backup",
     "restore": "daemon.backup", "invoke": "invoke", "dispatch": "invoke", "schema": "schema", "keys": "keys",
-    "audit": "audit", "console": "console", "deploy": "deploy",
+    "audit": "audit", "console": "console", "deploy": "deploy", "door": "door",
     "plugin new": "plugin.new", "plugin validate": "plugin.validate", "plugin test": "plugin.test",
     "plugin dev": "plugin.dev", "plugin pack": "plugin.pack", "plugin sign": "plugin.pack",
     "plugin install": "plugin.install", "plugin upgrade": "plugin.install", "plugin rollback": "plugin.install",

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import tempfile
+import threading
 from collections.abc import Iterator
 from typing import Any
 
 import msgspec
 import pytest
+import zmq
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -67,3 +69,51 @@ def test_any_body_is_decoded_or_an_error_and_its_id_is_found_if_it_stands_in_fro
     head = b"\x83\xa4type\xa6result\xa2id" + msgspec.msgpack.encode(id_)
     assert protocol.decode(head)["id"] == id_
     assert isinstance(protocol.decode(tail), dict) and isinstance(protocol.decode(head + tail), dict)
+
+
+class Answering:
+    """A peer in the daemon's place that gives every request one and the same answer, with the request's id."""
+
+    def __init__(self, endpoint: str, answer: dict[str, Any]) -> None:
+        self._answer = answer
+        self._context: zmq.Context[Any] = zmq.Context()
+        self._socket = self._context.socket(zmq.ROUTER)
+        self._socket.bind(endpoint)
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._serve, daemon=True)
+        self._thread.start()
+
+    def _serve(self) -> None:
+        while not self._over.is_set():
+            if self._socket.poll(20):
+                peer, body = self._socket.recv_multipart()
+                id_ = msgspec.msgpack.decode(body)["id"]
+                self._socket.send_multipart([peer, msgspec.msgpack.encode({**self._answer, "id": id_})])
+
+    def close(self) -> None:
+        self._over.set()
+        self._thread.join()
+        self._context.destroy(linger=0)
+
+
+@pytest.mark.parametrize("answer", [
+    {"type": "pong"}, {"type": "dispatched", "action": "a", "result": None, "outcomes": [], "partial": False},
+    {"type": "result"}, {"type": "cancelled", "target": 1, "found": True}, {"type": 5}, {}],
+    ids=["pong", "dispatched", "no result in it", "cancelled", "a number", "no type"])
+def test_an_answer_to_something_else_is_no_success(answer: dict[str, Any]) -> None:
+    with tempfile.TemporaryDirectory(prefix="apx") as folder:
+        peer = Answering(f"ipc://{folder}/s", answer)
+
+        async def asynchronous() -> None:
+            async with AsyncClient(f"ipc://{folder}/s") as client:
+                await client.invoke("p", "onActionExecute", USER, {})
+
+        try:
+            with Client(f"ipc://{folder}/s") as client, pytest.raises(CallError) as blocking:
+                client.invoke("p", "onActionExecute", USER, {})
+            with pytest.raises(CallError) as found:
+                asyncio.run(asynchronous())
+        finally:
+            peer.close()
+        for error in (blocking.value, found.value):
+            assert (error.code, error.started, error.retryable) == ("PROTOCOL_ERROR", True, False)
