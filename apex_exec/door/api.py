@@ -57,11 +57,14 @@ class Api:
     async def respond(self, request: BaseRequest) -> web.StreamResponse:
         """The answer to any request; never raises but for a caller that leaves."""
         try:
-            return await self._route(request)
+            made = await self._route(request)
         except Problem as problem:
-            return answers.of_problem(request, problem)
+            made = answers.of_problem(request, problem)
         except WireError as error:
-            return answers.of_problem(request, answers.of_wire(error))
+            made = answers.of_problem(request, answers.of_wire(error))
+        if self.is_ending and not made.prepared:
+            made.force_close()
+        return made
 
     async def _route(self, request: BaseRequest) -> web.StreamResponse:
         method, handler = self._routes.get(request.path, ("", None))

@@ -13,8 +13,8 @@ from apex_exec.door.answers import JSON, PROBLEM, STATUS
 from apex_exec.wire import messages as msg
 
 VALUES = (
-    'Values that JSON does not have are maps with one key: bytes {"$bin": base64}, moments {"$time": RFC 3339}, integers '
-    'beyond 2**53 {"$int": decimal}. A map of your own that looks like one of these gets one more dollar.')
+    'Values that JSON does not have are maps with one key: bytes {"$bin": base64}, moments {"$time": RFC 3339}, '
+    'integers beyond 2**53 {"$int": decimal}. A map of your own that looks like one of these gets one more dollar.')
 
 
 class Problem(msgspec.Struct, rename="camel"):
