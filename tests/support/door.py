@@ -12,6 +12,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 from typing import Any, NamedTuple, Self
 
 from tests.support.daemon import USER, Daemon
@@ -42,6 +43,7 @@ class Door:
 
     def __init__(self, daemon: Daemon, config: dict[str, Any] | None = None) -> None:
         self.daemon = daemon
+        self.state = tempfile.mkdtemp(prefix="door", dir=daemon.folder)
         if config:
             daemon.write_config({f"door.{key}": value for key, value in config.items()})
         self.process, self.origin, self.port = self._start("127.0.0.1:0")
@@ -50,7 +52,7 @@ class Door:
         command = [sys.executable, "-m", "apex_exec", "door", "--config", str(self.daemon.config_file), "--address",
                    address]
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-                                   env=dict(os.environ))
+                                   env={**os.environ, "APEX_EXEC_DOOR__STATE_DIR": self.state})
         assert process.stdout is not None and process.stderr is not None
         first = process.stdout.readline()
         found = re.match(r"door on (\S+:(\d+))\n", first)
