@@ -66,7 +66,7 @@ class Problem(Exception):
 
 
 class Answer(NamedTuple):
-    """The answer to one call. ``is_known``: what became of the call is known; ``has_not_run``: it may be sent again."""
+    """The answer to one call. ``is_known``: the outcome of the call is known; ``has_not_run``: it may be sent again."""
 
     status: int
     body: bytes

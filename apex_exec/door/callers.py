@@ -25,7 +25,7 @@ BURST_SECONDS = 10
 
 
 class Caller(msgspec.Struct, frozen=True, kw_only=True):
-    """One caller. ``key`` tells it from all others; ``user`` is as whom it calls ("": only as those that it names).
+    """One caller. ``key`` tells it from all others; ``user`` is the user it calls as ("": only as those that it names).
 
     Empty ``plugins`` or ``hooks`` mean all.
     """

@@ -105,7 +105,7 @@ class Identity:
 
     # ------------------------------------------------------------------ the key set
     async def _look(self) -> None:
-        """Reads the key set again; one look at a time, and whoever needs it waits. The last good set stays."""
+        """Reads the key set again; one look at a time, and those who need it wait. The last good set stays."""
         if self._looking is None or self._looking.done():
             self._looking = asyncio.get_running_loop().create_task(self._fetch() if self._is_url else self._file())
         await asyncio.shield(self._looking)

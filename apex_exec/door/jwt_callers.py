@@ -1,4 +1,4 @@
-"""JSON Web Tokens: which of them count, and whom they name. PyJWT checks signatures and times; the rest is here.
+"""JSON Web Tokens: which of them count, and which user they name. PyJWT checks signatures and times; the rest is here.
 
 Which key may check a token is decided by the configuration and the key's own type, never by the token: HS256 takes only
 the configured secret, the others only a key of their type from the key set, and ``kid`` is nothing but a name in it.

@@ -1,4 +1,4 @@
-"""Calls with an ``Idempotency-Key``: each is sent once, and whoever sends it again gets the same answer.
+"""Calls with an ``Idempotency-Key``: each is sent once, and a caller that sends it again gets the same answer.
 
 Such a call goes on when its caller leaves: the key is there so that the caller can come back for the answer. It ends by
 its deadline at the latest.
@@ -49,7 +49,7 @@ class KeyedCalls:
     def _ended(self, at: tuple[str, str], task: asyncio.Task[Answer]) -> None:
         self._running.pop(at, None)
         if not task.cancelled():
-            task.exception()  # its callers may all have left: that nobody looks is no fault
+            task.exception()  # its callers may all have left: nobody needs to look at it
 
     async def _once(self, at: tuple[str, str], digest: bytes, call: Callable[[], Any]) -> Answer:
         try:

@@ -44,7 +44,7 @@ _FULL = (b"HTTP/1.1 503 Service Unavailable\r\nServer: apex-exec\r\nContent-Leng
 
 
 class _Connection(web.RequestHandler):
-    """One connection; what is no HTTP is answered with a problem, too."""
+    """One connection; what is not HTTP is answered with a problem, too."""
 
     __slots__ = ()
 
@@ -80,7 +80,7 @@ class _Connection(web.RequestHandler):
 
 
 class _Server(web.Server):
-    """``connections_max`` connections at once; above it a new one is told to come again."""
+    """``connections_max`` connections at once; above it a new one is asked to come again."""
 
     def __init__(self, handler: Any, connections_max: int, **kwargs: Any) -> None:
         super().__init__(handler, handler_cancellation=True, **kwargs)

@@ -1,6 +1,6 @@
-"""Tokens of the HTTP door: who may call it without a JWT, as whom, and what. Only the SHA-256 of a token is ever here.
+"""Tokens of the HTTP door: who may call it without a JWT, as which user, and what. Only the SHA-256 of a token is ever here.
 
-Whoever makes a token keeps its secret: the command line makes it and sends the digest, so that no daemon, log or
+The one who makes a token keeps its secret: the command line makes it and sends the digest, so that no daemon, log or
 record ever has it. The door asks for the whole list when it changes (``listing``) and looks tokens up by itself.
 """
 
@@ -33,7 +33,7 @@ _HOOK = re.compile("[A-Za-z][A-Za-z0-9]{0,63}")
 
 
 class TokenRow(msgspec.Struct, frozen=True):
-    """One token. ``user_id`` is as whom it calls ("": only as those that it names, by ``act_as``); an empty list of
+    """One token. ``user_id`` is the user it calls as ("": only as those that it names, by ``act_as``); an empty list of
     plugins or hooks means all. ``revoked_ns`` is 0 while it counts."""
 
     id: str

@@ -130,7 +130,7 @@ def test_twenty_thousand_hostile_requests(daemon: Daemon, guarded: Door) -> None
 
 
 def crowd(door: Door, count: int) -> tuple[int, int]:
-    """Opens ``count`` connections that send half a head; how many are held and how many were told to come again."""
+    """Opens ``count`` connections that send half a head; how many are held and how many were asked to come again."""
     peers, turned_away = [], 0
     try:
         for _ in range(count):
