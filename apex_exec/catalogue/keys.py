@@ -124,8 +124,8 @@ KEYS: dict[str, Key] = {
     "door.jwt_user_claim": Key("sub", "the claim that says who the user is"),
     "door.jwt_user_namespace": Key(
         "none",
-        "a UUID in whose namespace a user's name that is not a UUID becomes one (UUIDv5); without it such tokens do not "
-        "count",
+        "a UUID in whose namespace a user's name that is not a UUID becomes one (UUIDv5); without it such tokens do "
+        "not count",
         '"6ba7b810-9dad-11d1-80b4-00c04fd430c8"'),
     "door.jwt_requests_per_minute": Key("6000", "requests of one user with JSON Web Tokens"),
     "pool.max_workers": Key(

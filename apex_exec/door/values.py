@@ -29,8 +29,8 @@ _STRINGS = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
 
 
 def decode(body: bytes) -> dict[str, Any]:
-    """The object in ``body``. Raises WireError: PROTOCOL_ERROR if it is not a JSON object, PAYLOAD_TOO_LARGE if it nests
-    too deep or has too many lists and maps, INVALID_INPUT for a value that the protocol does not have."""
+    """The object in ``body``. Raises WireError: PROTOCOL_ERROR if it is not a JSON object, PAYLOAD_TOO_LARGE if it
+    nests too deep or has too many lists and maps, INVALID_INPUT for a value that the protocol does not have."""
     if body.count(b"[") + body.count(b"{") > CONTAINERS_MAX:
         bare = _STRINGS.sub(b"", body)
         if bare.count(b"[") + bare.count(b"{") > CONTAINERS_MAX:

@@ -31,10 +31,12 @@ def smuggled(door: Door, token: str) -> list[bytes]:
     size = b"%d" % len(inner)
     both = b"0\r\n\r\n" + inner
     lines: list[tuple[bytes, ...]] = [
-        (b"Content-Length: " + size, b"Transfer-Encoding: chunked"), (b"Transfer-Encoding: chunked", b"Content-Length: 4"),
+        (b"Content-Length: " + size, b"Transfer-Encoding: chunked"),
+        (b"Transfer-Encoding: chunked", b"Content-Length: 4"),
         (b"Content-Length: 5", b"Content-Length: 6"), (b"Content-Length: 5, 6",), (b"Content-Length: +5",),
         (b"Content-Length: -1",), (b"Content-Length: 0x5",), (b"Content-Length: 5 5",), (b"Content-Length: 1e1",),
-        (b"Content-Length: " + b"9" * 30,), (b"Transfer-Encoding: xchunked",), (b"Transfer-Encoding: chunked, identity",),
+        (b"Content-Length: " + b"9" * 30,), (b"Transfer-Encoding: xchunked",),
+        (b"Transfer-Encoding: chunked, identity",),
         (b"Transfer-Encoding : chunked",), (b"Transfer-Encoding:\x0bchunked",), (b"Transfer-Encoding: chunked\x00",),
         (b"X: a\rTransfer-Encoding: chunked",), (b"X: a\nContent-Length: 3",), (b" Content-Length: 3",),
         (b"Content-Length: 3\r\n folded",), (b"X-A\x00: b",), (b"X A: b",), (b": b",), (b"\xff: b",)]
@@ -51,15 +53,17 @@ def hostile(door: Door, token: str, wrong: list[str], chance: random.Random) -> 
     if kind == 2:
         return head(door, *(b"X-%d: a" % number for number in range(chance.choice((70, 500)))))
     if kind == 3:
-        body = chance.choice((b"{", b'{"a":' * 3000, b"[" * 60_000, b"\xff" * 50, b'{"plugin":{}}', b"NaN", b'{"id":-1}',
+        body = chance.choice((b"{", b'{"a":' * 3000, b"[" * 60_000, b"\xff" * 50, b'{"plugin":{}}', b"NaN",
+                              b'{"id":-1}',
                               json.dumps({"plugin": "x" * 5000, "action": "__proto__"}).encode()))
         return head(door, b"Authorization: Bearer " + token.encode(), b"Content-Type: application/json",
                     b"Content-Length: %d" % len(body), b"Connection: close") + body
     if kind == 4:
         return chance.randbytes(chance.randrange(1, 400)) + b"\r\n\r\n"
     if kind == 5:
-        return head(door, b"Connection: close", method=chance.choice((b"TRACE", b"CONNECT", b"PRI", b"get", b"A" * 100)),
-                    path=chance.choice((b"*", b"//evil", b"http://evil/", b"/%00", b"/" + b"a" * 9000, b"/../../etc/passwd")))
+        method = chance.choice((b"TRACE", b"CONNECT", b"PRI", b"get", b"A" * 100))
+        path = chance.choice((b"*", b"//evil", b"http://evil/", b"/%00", b"/" + b"a" * 9000, b"/../../etc/passwd"))
+        return head(door, b"Connection: close", method=method, path=path)
     said = chance.choice(wrong).encode("latin-1", "replace") if kind == 6 else chance.choice(
         (b"", b"Bearer", b"Basic YTpi", b"Bearer " + b"x" * 5000, b"Bearer a b", b"Bearer \xc3\xa4"))
     line = b"Authorization: Bearer " + said if kind == 6 else b"Authorization: " + said
