@@ -1,7 +1,8 @@
 """Tokens of the HTTP door: who may call it without a JWT, as which user, and what.
 
-Only the SHA-256 of a token is ever here. The one who makes a token keeps its secret: the command line makes it and sends the digest, so that no daemon, log or
-record ever has it. The door asks for the whole list when it changes (``listing``) and looks tokens up by itself.
+Only the SHA-256 of a token is ever here. The one who makes a token keeps its secret: the command line makes it and
+sends the digest, so that no daemon, log or record ever has it. The door asks for the whole list when it changes
+(``listing``) and looks tokens up by itself.
 """
 
 from __future__ import annotations

@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import tempfile
-import threading
 from collections.abc import Iterator
 from typing import Any
 
 import msgspec
 import pytest
-import zmq
 from hypothesis import given
 from hypothesis import strategies as st
 
 from apex_exec.client import AsyncClient, CallError, Client, protocol
 from tests.support.daemon import USER
-from tests.support.hostile_peer import HostilePeer
+from tests.support.hostile_peer import WRONG_ANSWERS, Answering, HostilePeer
 
 CALLS = 60
 
@@ -71,35 +69,7 @@ def test_any_body_is_decoded_or_an_error_and_its_id_is_found_if_it_stands_in_fro
     assert isinstance(protocol.decode(tail), dict) and isinstance(protocol.decode(head + tail), dict)
 
 
-class Answering:
-    """A peer in the daemon's place that gives every request one and the same answer, with the request's id."""
-
-    def __init__(self, endpoint: str, answer: dict[str, Any]) -> None:
-        self._answer = answer
-        self._context: zmq.Context[Any] = zmq.Context()
-        self._socket = self._context.socket(zmq.ROUTER)
-        self._socket.bind(endpoint)
-        self._over = threading.Event()
-        self._thread = threading.Thread(target=self._serve, daemon=True)
-        self._thread.start()
-
-    def _serve(self) -> None:
-        while not self._over.is_set():
-            if self._socket.poll(20):
-                peer, body = self._socket.recv_multipart()
-                id_ = msgspec.msgpack.decode(body)["id"]
-                self._socket.send_multipart([peer, msgspec.msgpack.encode({**self._answer, "id": id_})])
-
-    def close(self) -> None:
-        self._over.set()
-        self._thread.join()
-        self._context.destroy(linger=0)
-
-
-@pytest.mark.parametrize("answer", [
-    {"type": "pong"}, {"type": "dispatched", "action": "a", "result": None, "outcomes": [], "partial": False},
-    {"type": "result"}, {"type": "cancelled", "target": 1, "found": True}, {"type": 5}, {}],
-    ids=["pong", "dispatched", "no result in it", "cancelled", "a number", "no type"])
+@pytest.mark.parametrize("answer", WRONG_ANSWERS, ids=str)
 def test_an_answer_to_something_else_is_no_success(answer: dict[str, Any]) -> None:
     with tempfile.TemporaryDirectory(prefix="apx") as folder:
         peer = Answering(f"ipc://{folder}/s", answer)
