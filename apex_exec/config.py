@@ -133,6 +133,32 @@ class ConsoleSection(_Section):
     session_hours: float = Field(default=8, ge=0.01, le=24 * 30)
 
 
+class DoorSection(_Section):
+    """The HTTP door, which is a process of its own: its address, who may call, and how long it keeps answers.
+
+    ``jwt_*`` say which JSON Web Tokens count; without ``jwt_algorithms`` none does.
+    """
+
+    address: Annotated[str, AfterValidator(with_a_port)] = "127.0.0.1:9466"
+    tls_certificate: str = ""
+    tls_key: str = ""
+    trusted_proxy: str = ""
+    state_dir: str = ""
+    connections: int = Field(default=4096, ge=1, le=COUNT_MAX)
+    in_flight: int = Field(default=1000, ge=1, le=COUNT_MAX)
+    idempotency_seconds: float = Field(default=86_400, ge=1, le=31_536_000)
+    idempotency_bytes: int = Field(default=268_435_456, ge=1_048_576, le=2**40)
+    jwt_algorithms: tuple[Literal["RS256", "ES256", "EdDSA", "HS256"], ...] = ()
+    jwt_jwks: str = ""
+    jwt_secret_file: str = ""
+    jwt_issuer: str = ""
+    jwt_audience: str = ""
+    jwt_leeway_seconds: float = Field(default=30, ge=0, le=3600)
+    jwt_user_claim: str = Field(default="sub", min_length=1, max_length=100)
+    jwt_user_namespace: str = ""
+    jwt_requests_per_minute: int = Field(default=6000, ge=1, le=10_000_000)
+
+
 class PoolSection(_Section):
     """The bounds of the scheduler; a call beyond them is answered OVERLOADED."""
 
@@ -392,6 +418,7 @@ class Settings(_Section):
     admin: AdminSection = AdminSection()
     http: HttpSection = HttpSection()
     console: ConsoleSection = ConsoleSection()
+    door: DoorSection = DoorSection()
     pool: PoolSection = PoolSection()
     limits: LimitsSection = LimitsSection()
     sandbox: SandboxSection = SandboxSection()

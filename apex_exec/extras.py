@@ -26,6 +26,7 @@ EXTRAS = {
     "postgres": Extra(("psycopg", "psycopg_pool"), "databases on PostgreSQL"),
     "fetch": Extra(("aiohttp",), "lets plugins make HTTP requests"),
     "console": Extra(("aiohttp", "jinja2"), "the web console"),
+    "door": Extra(("aiohttp", "jwt"), "the HTTP door"),
     "market": Extra(("coverage", "bandit", "pytest"), "runs the tests of plugins and measures them"),
 }
 """The extras by name, as in ``pip install '.[data]'``; a test compares them with the packages in ``pyproject.toml``."""

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import msgspec
 
-from apex_exec import API_VERSION
+from apex_exec import API_VERSION, __version__
 from apex_exec.catalogue.hooks import BUILT_IN, Hook
 from apex_exec.catalogue.json_schema import typescript
 from apex_exec.catalogue.keys import table
@@ -30,6 +30,7 @@ PROTOCOL_TS = PACKAGE / "examples" / "host-ts" / "protocol.ts"
 PLUGIN_TYPES = PACKAGE / "npm" / "plugin" / "plugin.d.ts"
 PLUGIN_TESTING = PACKAGE / "npm" / "plugin" / "testing.js"
 NPM_PACKAGE = PACKAGE / "npm" / "plugin" / "package.json"
+HOST_PACKAGE = PACKAGE / "examples" / "host-ts" / "package.json"
 LINE_MAX = 120
 MAP = PACKAGE / "catalogue" / "README.md"
 README = PACKAGE / "README.md"
@@ -41,6 +42,7 @@ def files() -> dict[Path, str]:
     return {CONTRACT: contract(), API_METHODS: api_methods(), PRELUDE: prelude(),
             PROTOCOL_TS: protocol_ts(), README: replaced(README.read_text("utf-8"), "configuration", table()),
             PLUGIN_TYPES: plugin_types(), PLUGIN_TESTING: plugin_testing(), NPM_PACKAGE: npm_package(),
+            HOST_PACKAGE: host_package(),
             MAP: catalogue_map(),
             WIRE_README: replaced(WIRE_README.read_text("utf-8"), "hooks", hook_table())}
 
@@ -131,6 +133,11 @@ def plugin_augmentation(hooks: list[Hook]) -> str:
 def npm_package() -> str:
     """``package.json`` of the npm package, whose version is that of the plugin API."""
     return re.sub(r'("version": )"[^"]*"', rf'\1"{API_VERSION}"', NPM_PACKAGE.read_text("utf-8"), count=1)
+
+
+def host_package() -> str:
+    """``package.json`` of the client for hosts in TypeScript, whose version is the daemon's."""
+    return re.sub(r'("version": )"[^"]*"', rf'\1"{__version__}"', HOST_PACKAGE.read_text("utf-8"), count=1)
 
 
 def _plugin_hooks() -> str:

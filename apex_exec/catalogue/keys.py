@@ -88,6 +88,46 @@ KEYS: dict[str, Key] = {
     "console.session_hours": Key(
         "8",
         "how long a person stays signed in; half an hour without a request ends it earlier"),
+    "door.address": Key(
+        "127.0.0.1:9466",
+        "where `apex-exec door` listens; an address that is not a loopback one needs TLS or a trusted proxy; port 0 "
+        "picks a free one"),
+    "door.tls_certificate": Key(
+        "none", "a PEM file with the certificate and its chain; with it the door speaks https only",
+        '"/etc/apex-exec/door.pem"'),
+    "door.tls_key": Key("none", "the key of that certificate", '"/etc/apex-exec/door.key"'),
+    "door.trusted_proxy": Key(
+        "none",
+        "the IP address of a proxy that speaks https to callers; with it nobody else is answered, and "
+        "`X-Forwarded-For` and `X-Forwarded-Proto` count",
+        '"127.0.0.1"'),
+    "door.state_dir": Key(
+        "`<state_dir>/door`",
+        "the door's own folder, 0700, with the answers that it keeps for requests with an `Idempotency-Key`"),
+    "door.connections": Key(
+        "4096", "connections at once; a further one gets 503; lowered to what RLIMIT_NOFILE allows"),
+    "door.in_flight": Key("1000", "calls under way at once; a further one gets 503"),
+    "door.idempotency_seconds": Key("86400", "how long a key gets the same answer"),
+    "door.idempotency_bytes": Key(
+        "268435456", "how much is kept of answers; above it a request with a new key gets 503"),
+    "door.jwt_algorithms": Key(
+        "none", "which JSON Web Tokens count: of `RS256`, `ES256`, `EdDSA` and `HS256`", '["ES256"]'),
+    "door.jwt_jwks": Key(
+        "none", "the key set for RS256, ES256 and EdDSA: a file, or a URL with https, read again every five minutes",
+        '"https://login.example.com/.well-known/jwks.json"'),
+    "door.jwt_secret_file": Key(
+        "none", "a file with the secret of HS256, 32 bytes or more", '"/etc/apex-exec/door.secret"'),
+    "door.jwt_issuer": Key(
+        "none", "the `iss` of the tokens that count", '"https://login.example.com/"'),
+    "door.jwt_audience": Key("none", "the `aud` of the tokens that count", '"apex-exec"'),
+    "door.jwt_leeway_seconds": Key("30", "how far the issuer's clock may be off for `exp`, `nbf` and `iat`"),
+    "door.jwt_user_claim": Key("sub", "the claim that says who the user is"),
+    "door.jwt_user_namespace": Key(
+        "none",
+        "a UUID in whose namespace a user's name that is not a UUID becomes one (UUIDv5); without it such tokens do "
+        "not count",
+        '"6ba7b810-9dad-11d1-80b4-00c04fd430c8"'),
+    "door.jwt_requests_per_minute": Key("6000", "requests of one user with JSON Web Tokens"),
     "pool.max_workers": Key(
         "1000",
         "above it the least recently used idle worker is stopped; it is lowered to what RLIMIT_NOFILE allows"),

@@ -17,7 +17,7 @@ FILES = {
     "reload": "daemon.operate", "drain": "daemon.operate",
     "undrain": "daemon.operate", "restart": "daemon.operate", "breaker": "daemon.operate", "backup": "daemon.backup",
     "restore": "daemon.backup", "invoke": "invoke", "dispatch": "invoke", "schema": "schema", "keys": "keys",
-    "audit": "audit", "console": "console", "deploy": "deploy", "fleet": "daemon.fleet",
+    "audit": "audit", "console": "console", "deploy": "deploy", "door": "door", "fleet": "daemon.fleet",
     "plugin new": "plugin.new", "plugin add": "plugin.add",
     "plugin validate": "plugin.validate", "plugin test": "plugin.test",
     "plugin dev": "plugin.dev", "plugin pack": "plugin.pack", "plugin sign": "plugin.pack",

@@ -60,6 +60,15 @@ class AdminClient:
                                            "bytes": data[offset : offset + PART_BYTES]}, timeout_ms)
         return {**{key: value for key, value in args.items() if key != "bundle"}, "upload": digest}
 
+    def read_audit(self, after_seq: int = 0, limit: int = 100, **filter_: Any) -> tuple[list[dict[str, Any]], int]:
+        """The ledger's events after ``after_seq``, oldest first, and the ``after_seq`` of the next call: a cursor.
+
+        ``filter_`` narrows by ``plugin``, ``user``, ``type``, ``result`` or ``text``. Blocks for at most
+        ADMIN_TIMEOUT_MS. Raises CallError and ConnectionLost.
+        """
+        page = self.request("audit.read", {"afterSeq": after_seq, "limit": limit, "filter": filter_})
+        return page["events"], page["next"]
+
     def ping(self, timeout_ms: float = ADMIN_TIMEOUT_MS) -> None:
         """Returns when the daemon has answered; blocks for at most ``timeout_ms``. Raises ConnectionLost."""
         self._client.request({"type": "ping"}, timeout_ms)

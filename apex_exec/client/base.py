@@ -26,11 +26,12 @@ State = Literal["queued", "sent", "answered", "lost", "abandoned"]
 class Request:
     """One request, until its reply is taken. ``settled`` is called once, when it is answered or lost."""
 
-    __slots__ = ("_error", "_reply", "body", "id", "settled", "state")
+    __slots__ = ("_error", "_expected", "_reply", "body", "id", "settled", "state")
 
-    def __init__(self, id_: int, body: bytes) -> None:
+    def __init__(self, id_: int, body: bytes, kind: str = "") -> None:
         self.id = id_
         self.body = body
+        self._expected = kind
         self.state: State = "queued"
         self.settled: Callable[[], object] = _nothing
         self._reply: Reply = {}
@@ -52,7 +53,7 @@ class Request:
         """The reply. Raises CallError if it is an error, ConnectionLost if there is none."""
         if self._error is not None:
             raise self._error
-        error = protocol.failure(self._reply)
+        error = protocol.failure(self._reply, self._expected)
         if error is not None:
             raise error
         return self._reply
@@ -70,6 +71,8 @@ class BaseClient:
         self.max_message_bytes = max_message_bytes
         self.unmatched = 0
         """Messages that belonged to no pending request: replies that came too late, and what was no message at all."""
+        self.is_connected = False
+        """Whether a connection is there, by the news of it that this client has taken so far."""
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._socket: zmq.Socket[bytes] = self._context.socket(zmq.DEALER)
         self._monitor: zmq.Socket[bytes] = self._socket.get_monitor_socket(
@@ -90,7 +93,8 @@ class BaseClient:
         """A queued request. Raises InvalidRequest if it is too large, or not a MessagePack value."""
         id_ = self._next_id
         self._next_id += 1
-        request = Request(id_, protocol.encode({"id": id_, **message}, self.max_message_bytes))
+        request = Request(id_, protocol.encode({"id": id_, **message}, self.max_message_bytes),
+                          message.get("type", ""))
         self._requests[id_] = request
         return request
 
@@ -132,6 +136,7 @@ class BaseClient:
         """Takes the news of the connection: its end loses what was sent on it, a new one provides the methods again."""
         while int(self._monitor.getsockopt(zmq.EVENTS)) & zmq.POLLIN:
             event = recv_monitor_message(self._monitor, zmq.NOBLOCK)["event"]
+            self.is_connected = event != zmq.EVENT_DISCONNECTED
             if event == zmq.EVENT_DISCONNECTED:
                 self._receive()  # what was answered before the end counts
                 for request in [one for one in self._requests.values() if one.state == "sent"]:

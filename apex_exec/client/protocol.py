@@ -190,9 +190,25 @@ def _all_of(body: bytes, at: int, end: int) -> bytes:
     return body[at:end]
 
 
-def failure(reply: dict[str, Any]) -> CallError | None:
-    """The error that ``reply`` is, if it is one."""
-    return error_of(reply) if reply.get("type") == "error" else None
+ANSWERS = {
+    "hello": ("welcome", "limits"), "ping": ("pong", "id"), "plugins": ("plugins", "plugins"),
+    "invoke": ("result", "result"), "dispatch": ("dispatched", "outcomes"), "cancel": ("cancelled", "found"),
+    "provide": ("provided", "methods"), "admin": ("adminResult", "result")}
+"""Request -> the type of its answer, and a field without which it is none."""
+
+
+def failure(reply: dict[str, Any], request: str = "") -> CallError | None:
+    """The error that ``reply`` is to a ``request`` of this type: an error message, or the answer to something else,
+    which says nothing of what has become of the request."""
+    kind = reply.get("type")
+    if kind == "error":
+        return error_of(reply)
+    wanted, field = ANSWERS.get(request, (kind, "id"))
+    if kind == wanted and field in reply:
+        return None
+    return error_of({"type": "error", "id": reply.get("id"), "code": Code.PROTOCOL_ERROR, "started": True,
+                     "retryable": False, "message": f"the reply is no answer to {request[:40]!a}; is the peer "
+                     "apex-exec of this version? Whether the request was executed is unknown"})
 
 
 def host_call(message: dict[str, Any]) -> HostCall:

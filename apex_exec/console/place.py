@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import ipaddress
 import ssl
 from pathlib import Path
 from typing import NamedTuple
 
+from apex_exec.common.listening import check_proxy, is_loopback, tls_of
 from apex_exec.config import Settings
 from apex_exec.errors import ConfigError
 
@@ -46,10 +46,10 @@ def place_of(settings: Settings) -> Place:
     section = settings.console
     host, _, number = section.address.rpartition(":")
     host, port = host.strip("[]"), int(number)
-    tls = _tls(section.tls_certificate, section.tls_key)
+    tls = tls_of(section.tls_certificate, section.tls_key, "console")
     loopback = is_loopback(host)
     if section.trusted_proxy:
-        _check_proxy(section.trusted_proxy)
+        check_proxy(section.trusted_proxy, "console")
         if not section.hosts:
             raise ConfigError("console.trusted_proxy: name in console.hosts the host that people type to reach the "
                               "proxy, as [\"console.example.com\"]")
@@ -67,16 +67,6 @@ def place_of(settings: Settings) -> Place:
     return Place(host, port, scheme, frozenset(names), section.trusted_proxy, tls)
 
 
-def is_loopback(host: str) -> bool:
-    """Whether only this machine can reach ``host``."""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
-
-
 def folder_of(settings: Settings) -> Path:
     """The folder of the socket by which `apex-exec console link` reaches a running console."""
     if settings.console.runtime_dir:
@@ -88,26 +78,3 @@ def folder_of(settings: Settings) -> Path:
 def _names(host: str, port: int) -> list[str]:
     shown = f"[{host}]" if ":" in host else host
     return [f"{shown}:{port}", *([f"localhost:{port}"] if is_loopback(host) else [])]
-
-
-def _check_proxy(address: str) -> None:
-    try:
-        ipaddress.ip_address(address)
-    except ValueError:
-        raise ConfigError(f"console.trusted_proxy: {address!r} is not an IP address; name the one that the proxy "
-                          "connects from") from None
-
-
-def _tls(certificate: str, key: str) -> ssl.SSLContext | None:
-    if not certificate and not key:
-        return None
-    if not certificate or not key:
-        raise ConfigError("console.tls_certificate and console.tls_key belong together: set both")
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    try:
-        context.load_cert_chain(certificate, key)
-    except (OSError, ssl.SSLError) as error:
-        raise ConfigError(f"console.tls_certificate: {certificate} with {key} cannot be used: "
-                          f"{error.strerror or error}") from None
-    return context

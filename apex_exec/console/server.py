@@ -7,13 +7,13 @@ import contextlib
 import logging
 import os
 import signal
-import socket
 import time
 from collections.abc import Callable
 from urllib.parse import urlencode
 
 from aiohttp import web
 
+from apex_exec.common.listening import listen
 from apex_exec.common.own_folder import own_folder, take_lock
 from apex_exec.config import Settings
 from apex_exec.console.approval_pages import ApprovalPages
@@ -28,7 +28,6 @@ from apex_exec.console.review_pages import ReviewPages
 from apex_exec.console.sessions import Links, Person, Sessions
 from apex_exec.console.support_pages import SupportPages
 from apex_exec.console.web import Web
-from apex_exec.errors import ConfigError
 
 END_SECONDS = 2.0
 """How long requests that are under way may take to end."""
@@ -49,7 +48,7 @@ async def _serve(settings: Settings, endpoint: str, first: Person | None, ready:
     folder = folder_of(settings)
     own_folder(folder, "console.runtime_dir", "the console")
     lock = take_lock(folder / "lock", "console.runtime_dir", "a console")
-    listening = _listen(place.host, place.port)
+    listening = listen(place.host, place.port, "console")
     place = place.at(listening.getsockname()[1])
     links, sessions = Links(), Sessions(settings.console.session_hours * 3600)
     daemon = DaemonLink(endpoint)
@@ -79,17 +78,3 @@ async def _serve(settings: Settings, endpoint: str, first: Person | None, ready:
             (folder / NAME).unlink()
         os.close(lock)
     return 0
-
-
-def _listen(host: str, port: int) -> socket.socket:
-    try:
-        family, *_, at = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        made = socket.socket(family, socket.SOCK_STREAM)
-        made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        made.bind(at)
-        made.listen(128)
-        made.setblocking(False)
-    except (OSError, UnicodeError) as error:
-        raise ConfigError(f"console.address: {host}:{port}: {getattr(error, 'strerror', None) or error}; choose another"
-                          ) from None
-    return made

@@ -28,10 +28,6 @@ NOTES_MAX = 5
 FRESH_SECONDS = 300.0
 """How long after signing in a person may do what cannot be undone."""
 DRAFTS_MAX = 5
-TRIES_PER_MINUTE = 10.0
-"""Wrong links and forged sessions of one address, a burst of as many; above it the answer is 429."""
-ADDRESSES_MAX = 10_000
-"""Addresses whose wrong tries are counted; above it the one that was quiet longest is forgotten."""
 
 
 class Person(NamedTuple):
@@ -204,19 +200,3 @@ class Sessions:
         session.ids[digest(id_)] = session.begun + self._seconds_max
         self._by_id[digest(id_)] = session
         return id_
-
-
-class Tries:
-    """Wrong tries of each address: a bucket that fills again within a minute."""
-
-    def __init__(self) -> None:
-        self._left: OrderedDict[str, tuple[float, float]] = OrderedDict()
-
-    def wrong(self, address: str, now: float) -> float:
-        """Counts one wrong try. Returns 0, or how many seconds this address should wait."""
-        left, at = self._left.pop(address, (TRIES_PER_MINUTE, now))
-        left = min(TRIES_PER_MINUTE, left + (now - at) * TRIES_PER_MINUTE / 60) - 1
-        self._left[address] = max(-1.0, left), now
-        while len(self._left) > ADDRESSES_MAX:
-            self._left.popitem(last=False)
-        return 0.0 if left >= 0 else (0 - left) * 60 / TRIES_PER_MINUTE

@@ -10,10 +10,11 @@ from typing import Any, NoReturn
 from aiohttp import web
 
 from apex_exec import __version__
+from apex_exec.common.tries import Tries
 from apex_exec.console.daemon_link import Away, DaemonLink, Refused
 from apex_exec.console.guard import FORM_BYTES_MAX, Guard, Handler, Stop, add_headers, has_token
 from apex_exec.console.rendering import environment
-from apex_exec.console.sessions import FRESH_SECONDS, Links, Note, Person, Session, Sessions, Tries
+from apex_exec.console.sessions import FRESH_SECONDS, Links, Note, Person, Session, Sessions
 
 STATIC = Path(__file__).parent / "static"
 FILES = {"console.css": "text/css", "console.js": "text/javascript", "icon.svg": "image/svg+xml"}

@@ -262,6 +262,7 @@ def _make_administration(ground: Ground, service: Service, reread: Callable[[], 
     operations = LoopOperations(supervisor, orders, figures, service.fleet.fleet if service.fleet else None)
     admin = AdminSocket(service.loop, operations.handlers, lambda: in_force.access, registrar, audit=audit,
                         metrics=metrics, logs=logs)
+    requests.administer = admin.serve_host
     return Administration(plugins, registrar, orders, admin)
 
 

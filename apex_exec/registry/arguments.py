@@ -6,11 +6,14 @@ module imports no database code, so that the supervisor does not have to load it
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
+from msgspec import Meta
 
 from apex_exec.common.operations import NoArgs, Operation
+
+Names = Annotated[list[str], Meta(max_length=256)]
 
 
 class _Args(msgspec.Struct, forbid_unknown_fields=True):
@@ -137,6 +140,38 @@ class RevokeKeyArgs(_Args):
     reason: str
 
 
+class DoorTokenArgs(_Args, rename="camel", kw_only=True):
+    """A token of the HTTP door, by the SHA-256 of its secret (hexadecimal).
+
+    It calls as ``user``, with ``actAs`` also as any user that a request names. Without ``plugins`` or ``hooks`` it may
+    call all of them.
+    """
+
+    name: str
+    digest: str
+    user: str | None = None
+    act_as: bool = False
+    plugins: Names = []
+    hooks: Names = []
+    scopes: Names = []
+    requests_per_minute: Annotated[int, Meta(ge=1, le=10_000_000)] = 60_000
+    days: Annotated[int, Meta(ge=1, le=3650)] = 365
+
+
+class DoorTokensArgs(_Args):
+    """``revision`` of an earlier answer leaves out the list while it is the same; ``all`` adds tokens that ended."""
+
+    revision: str = ""
+    all: bool = False
+
+
+class RevokeDoorTokenArgs(_Args):
+    """A token by its id, or all of one name, and the reason for the operation."""
+
+    name: str
+    reason: str
+
+
 OPERATIONS = (
     Operation("plugin.register", BundleArgs,
               "Stores a bundle. Nothing runs, unless `manifest.enabled` has it installed and enabled.", lane="slow"),
@@ -165,5 +200,8 @@ OPERATIONS = (
     Operation("keys.register", KeyArgs, "Registers a public key in a role."),
     Operation("keys.revoke", RevokeKeyArgs, "Revokes a key and stops what it signed."),
     Operation("keys.list", NoArgs, "Lists every registered key."),
+    Operation("door.token.new", DoorTokenArgs, "Registers a token of the HTTP door by its SHA-256."),
+    Operation("door.token.list", DoorTokensArgs, "Lists the tokens of the HTTP door with their SHA-256."),
+    Operation("door.token.revoke", RevokeDoorTokenArgs, "Ends a token of the HTTP door, or all of one name, for good."),
 )
 """Every operation of the registry. Its handlers are in ``operations``."""

@@ -18,7 +18,7 @@ import sqlalchemy as sa
 from apex_exec.common.names import UUID
 from apex_exec.common.operations import NoArgs
 from apex_exec.errors import Code, Refusal
-from apex_exec.registry import lifecycle, upgrade, views
+from apex_exec.registry import door_tokens, lifecycle, upgrade, views
 from apex_exec.registry import store as db_
 from apex_exec.registry.arguments import (
     BundleArgs,
@@ -250,5 +250,8 @@ HANDLERS: dict[str, Handler] = {
     "keys.register": _register_key,
     "keys.revoke": _revoke_key,
     "keys.list": _list_keys,
+    "door.token.new": door_tokens.create,
+    "door.token.list": door_tokens.listing,
+    "door.token.revoke": door_tokens.revoke,
 }
 """What each operation of ``arguments.OPERATIONS`` does."""

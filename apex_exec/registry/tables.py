@@ -11,7 +11,7 @@ import sqlalchemy as sa
 
 from apex_exec.registry.database import Schema
 
-SCHEMA = Schema("registry", Path(__file__).parent / "revisions", revision="0003", version=2)
+SCHEMA = Schema("registry", Path(__file__).parent / "revisions", revision="0004", version=2)
 STORE = SCHEMA.name
 
 metadata = sa.MetaData()
@@ -118,4 +118,22 @@ plugin_settings = sa.Table(
     sa.Column("value", sa.Text, nullable=False),  # JSON; of a secret what plugin_settings/secret_keys.py makes of it
     sa.Column("updated_ns", sa.BigInteger, nullable=False),
     sa.Column("uid", sa.Integer, nullable=False),
+)
+
+door_tokens = sa.Table(
+    "door_tokens", metadata,
+    sa.Column("id", sa.String(16), primary_key=True),
+    sa.Column("name", sa.String(100), nullable=False),
+    sa.Column("digest", sa.String(64), nullable=False, unique=True),  # SHA-256 of the token, which is nowhere here
+    sa.Column("user_id", sa.String(36), nullable=False),
+    sa.Column("act_as", sa.Boolean, nullable=False),
+    sa.Column("plugins", sa.Text, nullable=False),  # JSON lists; an empty one means all
+    sa.Column("hooks", sa.Text, nullable=False),
+    sa.Column("scopes", sa.Text, nullable=False),
+    sa.Column("requests_per_minute", sa.Integer, nullable=False),
+    sa.Column("created_ns", sa.BigInteger, nullable=False),
+    sa.Column("expires_ns", sa.BigInteger, nullable=False),
+    sa.Column("uid", sa.Integer, nullable=False),
+    sa.Column("revoked_ns", sa.BigInteger, nullable=False),
+    sa.Column("reason", sa.Text, nullable=False),
 )

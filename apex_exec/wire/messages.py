@@ -101,8 +101,10 @@ class Actor(msgspec.Struct):
 
 
 class Admin(Request, tag="admin"):
-    """One operation of the administration table, on the admin endpoint only. With ``actor``, the actor's roles decide
-    instead of the peer's."""
+    """One operation of the administration table, on the admin endpoint; on the hosts' ``audit.read`` alone.
+
+    With ``actor``, the actor's roles decide instead of the peer's.
+    """
 
     id: Id
     op: str

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from apex_exec.client import AsyncClient, CallError, Client, protocol
 from tests.support.daemon import USER
-from tests.support.hostile_peer import HostilePeer
+from tests.support.hostile_peer import WRONG_ANSWERS, Answering, HostilePeer
 
 CALLS = 60
 
@@ -67,3 +67,23 @@ def test_any_body_is_decoded_or_an_error_and_its_id_is_found_if_it_stands_in_fro
     head = b"\x83\xa4type\xa6result\xa2id" + msgspec.msgpack.encode(id_)
     assert protocol.decode(head)["id"] == id_
     assert isinstance(protocol.decode(tail), dict) and isinstance(protocol.decode(head + tail), dict)
+
+
+@pytest.mark.parametrize("answer", WRONG_ANSWERS, ids=str)
+def test_an_answer_to_something_else_is_no_success(answer: dict[str, Any]) -> None:
+    with tempfile.TemporaryDirectory(prefix="apx") as folder:
+        peer = Answering(f"ipc://{folder}/s", answer)
+
+        async def asynchronous() -> None:
+            async with AsyncClient(f"ipc://{folder}/s") as client:
+                await client.invoke("p", "onActionExecute", USER, {})
+
+        try:
+            with Client(f"ipc://{folder}/s") as client, pytest.raises(CallError) as blocking:
+                client.invoke("p", "onActionExecute", USER, {})
+            with pytest.raises(CallError) as found:
+                asyncio.run(asynchronous())
+        finally:
+            peer.close()
+        for error in (blocking.value, found.value):
+            assert (error.code, error.started, error.retryable) == ("PROTOCOL_ERROR", True, False)

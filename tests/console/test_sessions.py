@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 
 from apex_exec.console.sessions import (
-    ADDRESSES_MAX,
     GRACE_SECONDS,
     IDLE_SECONDS,
     LINK_SECONDS,
@@ -13,11 +12,9 @@ from apex_exec.console.sessions import (
     PERSON_SESSIONS_MAX,
     ROTATE_SECONDS,
     SESSIONS_MAX,
-    TRIES_PER_MINUTE,
     Links,
     Person,
     Sessions,
-    Tries,
     digest,
 )
 
@@ -91,13 +88,3 @@ def test_a_forged_id_finds_nobody(forged: str) -> None:
     sessions = Sessions(DAY)
     sessions.begin(ANNA, 0)
     assert sessions.find(forged, 1) is None and Links().take(forged, 1) is None
-
-
-def test_ten_wrong_tries_a_minute_are_answered_and_an_honest_neighbour_waits_for_nobody() -> None:
-    tries = Tries()
-    assert [tries.wrong("a", 0) for _ in range(int(TRIES_PER_MINUTE))] == [0.0] * 10
-    assert 0 < tries.wrong("a", 0) <= 6 and tries.wrong("b", 0) == 0
-    assert tries.wrong("a", 61) == 0
-    for number in range(ADDRESSES_MAX + 10):
-        tries.wrong(f"10.{number}", 100)
-    assert tries.wrong("a", 100) == 0  # forgotten with the oldest, and no more memory is taken

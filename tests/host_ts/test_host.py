@@ -22,7 +22,7 @@ from tests.client.test_connections import Place, folder, provided_across_restart
 from tests.host_ts.conftest import COMPILED, HOST_TS, PATIENT, Scenario
 from tests.support import other_user
 from tests.support.daemon import ROOT, Daemon
-from tests.support.hostile_peer import HostilePeer
+from tests.support.hostile_peer import WRONG_ANSWERS, Answering, HostilePeer
 from tests.support.other_user import UID
 
 __all__ = ["folder"]
@@ -201,6 +201,22 @@ def test_no_frame_however_wrong_ends_the_clients_receive_loop(scenario: Scenario
     assert seen["outcomes"][1::2] == list(range(2, 61, 2))
     assert set(seen["outcomes"][::2]) <= {"PROTOCOL_ERROR", "read"}
     assert seen["outcomes"].count("PROTOCOL_ERROR") >= 15 and seen["unmatched"] >= 30
+
+
+@pytest.mark.parametrize("answer", WRONG_ANSWERS, ids=str)
+def test_an_answer_to_something_else_is_no_success(answer: dict[str, Any], scenario: Scenario) -> None:
+    with tempfile.TemporaryDirectory(prefix="apx") as folder:
+        peer = Answering(f"ipc://{folder}/s", answer)
+        try:
+            seen = scenario("wrong_type", f"ipc://{folder}/s")
+        finally:
+            peer.close()
+    assert seen["outcome"] == {"code": "PROTOCOL_ERROR", "started": True, "retryable": False}
+
+
+def test_events_disposal_and_an_open_client_that_holds_no_process(scenario: Scenario, daemon: Daemon) -> None:
+    seen = scenario("lifetime", daemon.endpoint)
+    assert seen == {"events": ["connect", "cancelled", "soon"], "exits": True}
 
 
 def test_while_the_daemon_is_away_nothing_is_said_to_have_left_and_an_abort_rejects_at_once(

@@ -55,3 +55,34 @@ class HostilePeer:
             good = msgspec.msgpack.encode({"type": "result", "id": id_, "plugin": "p", "action": request["action"],
                                            "result": request["payload"], "effects": [], "usage": {}})
             self._socket.send_multipart([peer, spoiled(id_) if id_ % 2 else good])
+
+
+WRONG_ANSWERS: list[dict[str, Any]] = [
+    {"type": "pong"}, {"type": "dispatched", "action": "a", "result": None, "outcomes": [], "partial": False},
+    {"type": "result"}, {"type": "cancelled", "target": 1, "found": True}, {"type": 5}, {}]
+"""Answers to something else than an ``invoke``."""
+
+
+class Answering:
+    """A peer in the daemon's place that gives every request one and the same answer, with the request's id."""
+
+    def __init__(self, endpoint: str, answer: dict[str, Any]) -> None:
+        self._answer = answer
+        self._context: zmq.Context[Any] = zmq.Context()
+        self._socket = self._context.socket(zmq.ROUTER)
+        self._socket.bind(endpoint)
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._serve, daemon=True)
+        self._thread.start()
+
+    def _serve(self) -> None:
+        while not self._over.is_set():
+            if self._socket.poll(20):
+                peer, body = self._socket.recv_multipart()
+                id_ = msgspec.msgpack.decode(body)["id"]
+                self._socket.send_multipart([peer, msgspec.msgpack.encode({**self._answer, "id": id_})])
+
+    def close(self) -> None:
+        self._over.set()
+        self._thread.join()
+        self._context.destroy(linger=0)

@@ -44,6 +44,12 @@ CONNECTIONS_MAX = 64
 """Administrators at once, half of them of one uid; their descriptors are among policies.FDS_OWN."""
 PENDING_MAX = 100
 """Operations of one connection without their answers."""
+HOST_OPERATIONS = ("audit.read",)
+"""Operations that hosts may ask for on their own endpoint: what a platform needs without a second socket."""
+HOST_PENDING_MAX = 10_000
+"""PENDING_MAX for a host's connection, on which calls are pending too."""
+NOBODY = (-1, -1, ())
+"""The identity of a peer that the kernel does not know: no role is assigned to it."""
 _encode = msgspec.msgpack.Encoder().encode
 
 
@@ -112,7 +118,15 @@ class AdminSocket:
         except WireError as error:
             self._refuse(peer, frames, None if error.code is Code.DUPLICATE_ID else id_, error)
 
-    def _serve(self, peer: Peer, frames: list[bytes], request: Any) -> None:
+    def serve_host(self, peer: Peer, frames: list[bytes], request: msg.Admin) -> None:
+        """One of HOST_OPERATIONS on the hosts' endpoint, by the same roles: those of the connection's own user and
+        groups, and none on tcp, where the kernel knows of no user. Raises WireError."""
+        if request.op not in HOST_OPERATIONS:
+            raise WireError(Code.PROTOCOL_ERROR, f"of the operations a host may ask for {', '.join(HOST_OPERATIONS)} "
+                            "here; the others are served on the admin endpoint")
+        self._serve(peer, frames, request, pending_max=HOST_PENDING_MAX)
+
+    def _serve(self, peer: Peer, frames: list[bytes], request: Any, *, pending_max: int = PENDING_MAX) -> None:
         if isinstance(request, msg.PingRequest):
             self._reply(peer, frames, _encode(msg.Pong(id=request.id)))
             return
@@ -120,7 +134,7 @@ class AdminSocket:
             raise WireError(Code.PROTOCOL_ERROR, "the admin endpoint serves `admin` and `ping` only")
         if request.id in peer.pending:
             raise WireError(Code.DUPLICATE_ID, "this id is pending already", {"id": request.id})
-        if len(peer.pending) >= PENDING_MAX:
+        if len(peer.pending) >= pending_max:
             raise WireError(Code.OVERLOADED, "this connection waits for too many operations")
         known = operations.find(request.op).args.__struct_fields__
         # Who looks while the ledger is slow learns why; the record waits with the others, within their bound.
@@ -128,7 +142,7 @@ class AdminSocket:
             raise WireError(Code.AUDIT_UNAVAILABLE, "the audit ledger cannot take a record; nothing was done")
         try:
             access = self._access()
-            caller = access.caller(*self._streams.identity(peer), request.actor)
+            caller = access.caller(*_identity(peer), request.actor)
             access.check(caller, request.op, request.args or {})
             given = under_own_name(caller, request.args, known)
         except Forbidden as error:
@@ -198,4 +212,9 @@ class AdminSocket:
             retryable=is_retryable(error.code, False), details=error.details or msgspec.UNSET)))
 
     def _reply(self, peer: Peer, frames: list[bytes], body: bytes) -> None:
-        self.peers.reply(peer, frames, body)
+        peer.connections.reply(peer, frames, body)
+
+
+def _identity(peer: Peer) -> tuple[int, int, tuple[int, ...]]:
+    connections = peer.connections
+    return connections.identity(peer) if isinstance(connections, StreamPeers) else NOBODY

@@ -32,6 +32,26 @@ class EventsArgs(msgspec.Struct, forbid_unknown_fields=True, rename="camel"):
     limit: int = 50
 
 
+class AuditFilter(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
+    """Which events, as in ``audit.events``; an empty member selects all."""
+
+    plugin: str = ""
+    user: str = ""
+    type: str = ""
+    result: str = ""
+    text: str = ""
+    looks: bool = False
+
+
+class ReadArgs(msgspec.Struct, forbid_unknown_fields=True, rename="camel"):
+    """Events after the sequence number ``afterSeq``, oldest first: at most ``limit`` (1 to 200) that pass ``filter``.
+    """
+
+    after_seq: int = 0
+    limit: int = 100
+    filter: AuditFilter = AuditFilter()
+
+
 class VerifyArgs(msgspec.Struct, forbid_unknown_fields=True):
     """Whether a walk along the chain is started, unless one is under way; otherwise the latest one is only shown."""
 
@@ -57,6 +77,9 @@ OPERATIONS = (
               lane="slow", unrecorded=("user",)),
     Operation("audit.accept", AcceptArgs, "Goes on with the ledger that is there, although another one was noted."),
     Operation("audit.events", EventsArgs, "Shows events of the ledger, newest first, a page at a time.", lane="ledger"),
+    Operation("audit.read", ReadArgs,
+              "Follows the ledger: events after a sequence number, oldest first, and the number to go on from.",
+              lane="ledger"),
     Operation("audit.verify", VerifyArgs,
               "Walks the whole chain in the background; shows how far it is and what it found.", lane="ledger"),
     Operation("plugin.logs", LogsArgs, "Shows the latest lines of a plugin's log.", lane="ledger"),

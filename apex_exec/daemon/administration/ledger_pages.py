@@ -11,8 +11,8 @@ import re
 import sqlite3
 import threading
 import time
-from collections.abc import Callable
-from contextlib import closing
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ import msgspec
 import sqlalchemy as sa
 
 from apex_exec.config import Settings
-from apex_exec.daemon.administration.ledger_arguments import EventsArgs, LogsArgs, VerifyArgs
+from apex_exec.daemon.administration.ledger_arguments import AuditFilter, EventsArgs, LogsArgs, ReadArgs, VerifyArgs
 from apex_exec.daemon.administration.role_table import READING
 from apex_exec.errors import Code, Refusal
 from apex_exec.ledger.audit import database_path
@@ -49,11 +49,33 @@ def events(settings: Settings, args: EventsArgs) -> dict[str, Any]:
     if not 1 <= args.limit <= EVENTS_MAX or args.before < 0 or args.after < 0:
         raise Refusal("bad_page", f"a page has 1 to {EVENTS_MAX} events; `before` and `after` are sequence numbers",
                       code=Code.INVALID_INPUT, hint="use what the page before said in `next`")
-    if args.type and args.type not in EVENT_TYPES:
-        raise Refusal("bad_type", f"{args.type[:40]!a} is not a type of event", code=Code.INVALID_INPUT,
-                      hint=f"there are {', '.join(EVENT_TYPES)}")
-    try:
+    _check_type(args.type)
+    with _readable():
         return _page(_ledger(settings), args)
+
+
+def read(settings: Settings, args: ReadArgs) -> dict[str, Any]:
+    """``events`` oldest first, and ``next``: the ``afterSeq`` of the next question, which goes on where this one has
+    stopped, whether it found anything or not. ``first`` and ``last`` are the ledger's ends: if ``first`` is above
+    ``afterSeq + 1``, the events between were removed when their time was over. Raises Refusal."""
+    if not 1 <= args.limit <= EVENTS_MAX or args.after_seq < 0:
+        raise Refusal("bad_page", f"a page has 1 to {EVENTS_MAX} events; `afterSeq` is a sequence number",
+                      code=Code.INVALID_INPUT, hint="use what the answer before said in `next`")
+    _check_type(args.filter.type)
+    with _readable():
+        return _read(_ledger(settings), args)
+
+
+def _check_type(type_: str) -> None:
+    if type_ and type_ not in EVENT_TYPES:
+        raise Refusal("bad_type", f"{type_[:40]!a} is not a type of event", code=Code.INVALID_INPUT,
+                      hint=f"there are {', '.join(EVENT_TYPES)}")
+
+
+@contextmanager
+def _readable() -> Iterator[None]:
+    try:
+        yield
     except (LedgerError, sqlite3.Error) as error:
         raise Refusal("ledger_unreadable", f"the ledger cannot be read: {error}",
                       hint="`apex-exec audit verify` says what is wrong with it") from error
@@ -86,7 +108,29 @@ def _page(database: Path, args: EventsArgs) -> dict[str, Any]:
             "next": high + 1 if high >= max(first, args.after + 1) else 0}
 
 
-def _condition(args: EventsArgs, names: Names) -> tuple[str, list[str]]:
+def _read(database: Path, args: ReadArgs) -> dict[str, Any]:
+    found: list[Event] = []
+    with closing(open_readonly(database)) as db, closing(Names(database)) as names:
+        condition, words = _condition(args.filter, names)
+        first, last = ends_of(db)
+        read_to = max(min(args.after_seq, last), first - 1)
+        end = min(last, read_to + LOOKED_AT_MAX)
+        while read_to < end and len(found) < args.limit:
+            step_end = min(read_to + STEP, end)
+            for (body,) in db.execute(f"SELECT body FROM events WHERE seq BETWEEN ? AND ?{condition} ORDER BY seq",
+                                      (read_to + 1, step_end, *words)):
+                event = _event(body)
+                event.user_id = names.name(event.user_id)
+                if _fits(event, args.filter):
+                    found.append(event)
+                    if len(found) == args.limit:
+                        step_end = event.seq
+                        break
+            read_to = step_end
+    return {"events": [msgspec.to_builtins(event) for event in found], "next": read_to, "first": first, "last": last}
+
+
+def _condition(args: EventsArgs | AuditFilter, names: Names) -> tuple[str, list[str]]:
     """What SQLite looks for in an event's text, and its parameters. A user is there under a pseudonym, or under the id
     in events of before there were any."""
     groups = [[f'"{key}":{_as_json(value)}' for value in values] for key, values in (
@@ -116,7 +160,7 @@ def _event(body: bytes) -> Event:
         raise LedgerError(str(error)) from None
 
 
-def _fits(event: Event, args: EventsArgs) -> bool:
+def _fits(event: Event, args: EventsArgs | AuditFilter) -> bool:
     """SQLite has only looked for the words somewhere in the text: here each has to stand in its place."""
     return ((not args.plugin or event.resource == args.plugin) and (not args.user or event.user_id == args.user)
             and (not args.type or event.event_type == args.type) and (not args.result or event.result == args.result)

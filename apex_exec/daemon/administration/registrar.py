@@ -197,7 +197,7 @@ class Registrar:
             "audit.accept": self._heads.accept, "audit.erase": Erasure(self._kept).erase,
             "plugin.remove": self._kept.with_removal(HANDLERS["plugin.remove"])}
         self._reading: dict[str, Callable[[Settings, Any], Any]] = {
-            "audit.events": ledger_pages.events, "plugin.logs": ledger_pages.logs,
+            "audit.events": ledger_pages.events, "audit.read": ledger_pages.read, "plugin.logs": ledger_pages.logs,
             "audit.verify": ledger_pages.Verification(lambda: stores(self._opened())).ask}
         """What the ledger's lane does: it waits for no registry."""
         self._operations = {operation.name: (operation, handlers.get(operation.name, _only_reads))

@@ -10,16 +10,15 @@ from apex_exec.config import ADMIN
 
 OPERATIONS_OF: dict[str, tuple[str, ...]] = {
     "viewer": (
-        "ops", "daemon.doctor", "daemon.overview", "daemon.status", "fleet.owner", "fleet.status", "plugin.find",
-        "plugin.list", "plugin.live",
-        "plugin.show", "keys.list", "market.index", "market.search", "market.show", "market.status",
-        "market.ticket.find", "market.ticket.list", "market.ticket.show"),
+        "ops", "daemon.doctor", "daemon.overview", "daemon.status", "door.token.list", "fleet.owner", "fleet.status",
+        "plugin.find", "plugin.list", "plugin.live", "plugin.show", "keys.list", "market.index", "market.search",
+        "market.show", "market.status", "market.ticket.find", "market.ticket.list", "market.ticket.show"),
     "operator": (
-        "audit.events", "audit.verify", "breaker.reset", "daemon.drain", "daemon.reload", "daemon.undrain",
-        "fleet.drain", "fleet.rebalance",
-        "plugin.disable", "plugin.enable", "plugin.install", "plugin.logs", "plugin.quarantine", "plugin.release",
-        "plugin.remove", "plugin.restart", "plugin.revokeVersion", "plugin.rollback", "plugin.settings.get",
-        "plugin.settings.set", "plugin.settings.unset", "plugin.upgrade", "plugin.verify"),
+        "audit.events", "audit.read", "audit.verify", "breaker.reset", "daemon.drain", "daemon.reload",
+        "daemon.undrain", "fleet.drain", "fleet.rebalance", "plugin.disable", "plugin.enable", "plugin.install",
+        "plugin.logs", "plugin.quarantine", "plugin.release", "plugin.remove", "plugin.restart",
+        "plugin.revokeVersion", "plugin.rollback", "plugin.settings.get", "plugin.settings.set",
+        "plugin.settings.unset", "plugin.upgrade", "plugin.verify"),
     "approver": ("plugin.approve", "plugin.deny", "plugin.request", "plugin.revoke"),
     "reviewer": ("market.approve", "market.comment", "market.publish", "market.reject", "market.review",
                  "market.revoke", "market.source"),
@@ -29,8 +28,8 @@ OPERATIONS_OF: dict[str, tuple[str, ...]] = {
     "author": (
         "market.mine", "market.submit", "market.ticket.close", "market.ticket.open", "market.ticket.respond",
         "plugin.register", "plugin.sign", "plugin.upload", "plugin.validate"),
-    ADMIN: ("audit.accept", "audit.erase", "keys.register", "keys.revoke", "market.clock", "plugin.storage.erase",
-            "plugin.storage.export", "secrets.rotate", "state.backup"),
+    ADMIN: ("audit.accept", "audit.erase", "door.token.new", "door.token.revoke", "keys.register", "keys.revoke",
+            "market.clock", "plugin.storage.erase", "plugin.storage.export", "secrets.rotate", "state.backup"),
 }
 """Role -> the operations that need it, each in one row. Every role may also do what the viewer may; ``admin`` may do
 all. The key operations are the administrator's alone, since who registers keys decides who approves and who signs;
@@ -39,7 +38,7 @@ what is known of one person."""
 
 ROLE_NEEDED = {operation: role for role, operations in OPERATIONS_OF.items() for operation in operations}
 READING = frozenset(OPERATIONS_OF["viewer"]) | {
-    "audit.events", "audit.verify", "billing.csv", "billing.months", "billing.page", "billing.report",
+    "audit.events", "audit.read", "audit.verify", "billing.csv", "billing.months", "billing.page", "billing.report",
     "billing.status", "market.mine", "market.report", "market.source", "plugin.logs", "plugin.settings.get"}
 """Operations that change nothing. A ledger that is slow to commit holds up none of them."""
 

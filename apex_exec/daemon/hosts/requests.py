@@ -51,6 +51,8 @@ class Requests:
         self.per_host = per_host
         self.draining = ""
         """Why no new work is taken; "" if it is."""
+        self.administer: Callable[[Peer, list[bytes], msg.Admin], None] | None = None
+        """Serves the operations that hosts may ask for."""
         self.left: deque[list[int]] = deque()
         """Calls whose connection has ended, per connection."""
         self._pool = pool
@@ -100,6 +102,8 @@ class Requests:
             peer.connections.reply(peer, frames, _encode(self._welcome(request.id)))
         elif kind is msg.Provide:
             self._provide(peer, frames, request)
+        elif kind is msg.Admin and self.administer is not None:
+            self.administer(peer, frames, request)
         else:
             raise WireError(Code.PROTOCOL_ERROR, f"{kind.__name__.lower()!r} is not served on this endpoint")
 

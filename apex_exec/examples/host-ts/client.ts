@@ -1,20 +1,21 @@
 /**
- * A typed client of apex-exec: any number of calls in flight on one DEALER.
+ * A typed client of apex-exec: any number of calls in flight on one connection.
  *
  * What PROTOCOL 1.3 asks of a client is done here: nothing is queued for a daemon that is not there, every request
  * has a timeout of its own (deadline + 500 ms), what was pending on a connection that ended rejects with
  * ConnectionLost at once, and the client reconnects.
  */
 
+import { EventEmitter } from "node:events";
 import { accessSync, constants } from "node:fs";
 
-import { decode, encode } from "@msgpack/msgpack";
-import { Dealer } from "zeromq";
+import { Decoder, Encoder } from "@msgpack/msgpack";
 
 import { ConnectionLost, errorOf, localError } from "./errors.js";
 import type {
-  Dispatched, ErrorBody, Hook, HookPayloads, HostCall, HostMethod, Id, PluginInfo, Result, Welcome,
+  AuditEvent, AuditFilter, Dispatched, ErrorBody, Hook, HookPayloads, HostCall, HostMethod, Id, PluginInfo, Result, Welcome,
 } from "./protocol.js";
+import { type Curve, open, type Transport } from "./transport.js";
 
 export * from "./errors.js";
 export * from "./protocol.js";
@@ -24,14 +25,21 @@ const DEADLINE_MS = 5000;
 const REQUEST_TIMEOUT_MS = 5000;
 const MAX_MESSAGE_BYTES = 1_048_576;
 const ADMIN_MESSAGE_BYTES_MAX = 64 * 1_048_576;  // bundles are among these; the daemon's own limit answers first
-/** A send gives up this much before its request does, so that an unsent request is known to be unsent. */
-const SEND_MARGIN_MS = 10;
+/** How long the daemon may take to say what became of an aborted call, before the abort rejects without its word. */
+const ABORT_MS = 100;
+/** Request → the type of its answer, and a field without which it is none. */
+const ANSWERS: Record<string, [string, string]> = {
+  hello: ["welcome", "limits"], ping: ["pong", "id"], plugins: ["plugins", "plugins"], invoke: ["result", "result"],
+  dispatch: ["dispatched", "outcomes"], provide: ["provided", "methods"], admin: ["adminResult", "result"],
+};
+const encoder = new Encoder({ ignoreUndefined: true });
+const decoder = new Decoder();
 
 export interface ClientOptions {
   /** The daemon's `host.max_message_bytes`; `hello()` takes over the one in force. */
   maxMessageBytes?: number;
-  /** For tcp: Z85 keys, as `apex-exec keys curve` writes them. */
-  curve?: { serverPublicKey: string; publicKey: string; secretKey: string };
+  /** For tcp, which needs the npm package `zeromq`: Z85 keys, as `apex-exec keys curve` writes them. */
+  curve?: Curve;
 }
 
 export interface CallOptions {
@@ -57,23 +65,16 @@ interface Reply {
 
 /**
  * The states of a request are those of the Python clients (`apex_exec/client/base.py`): `queued` until a connection takes
- * it, then `sent`; `sending` lies between, since zeromq.js sends asynchronously. One that is answered, lost or abandoned
- * has settled its promise and is forgotten.
+ * it, then `sent`. One that is answered, lost or abandoned has settled its promise and is forgotten.
  */
-type State = "queued" | "sending" | "sent";
-
 interface Pending {
-  resolve: (reply: Reply) => void;
-  reject: (error: Error) => void;
-  timer: NodeJS.Timeout;
-  state: State;
-  aborted: boolean;
-}
-
-interface Outgoing {
-  id: Id | undefined;
-  body: Uint8Array;
-  dueMs: number;
+  readonly kind: string;
+  readonly resolve: (reply: Reply) => void;
+  readonly reject: (error: Error) => void;
+  readonly timeoutMs: number;
+  readonly dueMs: number;
+  /** The body while it is queued. */
+  body: Uint8Array | undefined;
 }
 
 /** Why this user cannot connect to `endpoint`, on one line; "" where nothing forbids it. Does not connect. */
@@ -92,51 +93,73 @@ export function closedTo(endpoint: string): string {
   return `uid ${process.geteuid?.() ?? "?"} may not connect to ${path}; run this as the daemon's user, or ${remedy}`;
 }
 
-/** One connection to a host or admin endpoint. `close` it, or Node will not exit. */
-export class ApexClient {
+/** What a client emits: `connect` after each handshake, `disconnect` with the reason. */
+interface ClientEvents {
+  connect: [];
+  disconnect: [why: string];
+}
+
+/** One connection to a host or admin endpoint. `close` or `unref` it, or the process will not exit. */
+export class ApexClient extends EventEmitter<ClientEvents> {
   maxMessageBytes: number;
-  private readonly socket: Dealer;
+  private readonly transport: Transport;
   private readonly pending = new Map<Id, Pending>();
   private readonly methods = new Map<string, HostMethod>();
-  private readonly outbox: Outgoing[] = [];
-  private sending = false;
-  private connected = false;
+  /** Ids of requests without a connection to go out on, in order. */
+  private readonly outbox = new Set<Id>();
   private closed = false;
+  private referenced = true;
   private nextId = 1;
+  private timer: NodeJS.Timeout | undefined;
+  private timerDueMs = Infinity;
   /** Messages that belonged to no pending request: replies that came too late, and what was no message at all. */
   unmatched = 0;
 
   constructor(readonly endpoint: string, options: ClientOptions = {}) {
+    super();
     this.maxMessageBytes = options.maxMessageBytes ?? MAX_MESSAGE_BYTES;
-    const { curve } = options;
-    this.socket = new Dealer({
-      immediate: true,
-      linger: 0,
-      reconnectInterval: 50,
-      reconnectMaxInterval: 1000,
-      // A machine or a network that has gone ends no connection; libzmq asks, and knows within a second.
-      ...(endpoint.startsWith("tcp:") && { heartbeatInterval: 300, heartbeatTimeout: 900, connectTimeout: 2000 }),
-      ...(curve && {
-        curveServerKey: curve.serverPublicKey, curvePublicKey: curve.publicKey, curveSecretKey: curve.secretKey,
-      }),
+    this.transport = open(endpoint, options.curve, {
+      connected: () => this.onConnected(),
+      disconnected: (why) => this.onDisconnected(why),
+      message: (body) => this.take(body),
     });
-    this.socket.events.on("disconnect", () => this.disconnected());
-    this.socket.events.on("handshake", () => {
-      this.connected = true;
-      if (!this.sending) void this.drain();
-      if (this.methods.size) this.post({ type: "provide", id: "provide", methods: [...this.methods.keys()] });
-    });
-    this.socket.connect(endpoint);
-    void this.receive();
+  }
+
+  /** Whether the daemon is there. */
+  get connected(): boolean {
+    return this.transport.connected;
   }
 
   /** Drops the connection: what is pending rejects with ConnectionLost, and the daemon cancels it. */
   close(): void {
     if (this.closed) return;
     this.closed = true;
-    this.socket.close();
-    this.outbox.length = 0;
+    this.transport.close();
     for (const id of [...this.pending.keys()]) this.lose(id, "the client was closed");
+    clearTimeout(this.timer);
+  }
+
+  /** `await using client = new ApexClient(…)`: closes, and resolves once nothing of the connection is left. */
+  async [Symbol.asyncDispose](): Promise<void> {
+    const ended = this.transport.ended();
+    this.close();
+    await ended;
+  }
+
+  /** Lets the process exit although this client is open. */
+  unref(): this {
+    this.referenced = false;
+    this.transport.unref();
+    this.timer?.unref();
+    return this;
+  }
+
+  /** Undoes `unref`. */
+  ref(): this {
+    this.referenced = true;
+    this.transport.ref();
+    this.timer?.ref();
+    return this;
   }
 
   /** The daemon's version, isolation level and limits; takes over its message limit. */
@@ -147,8 +170,8 @@ export class ApexClient {
     return welcome;
   }
 
-  async ping(): Promise<void> {
-    await this.request({ type: "ping" });
+  async ping(timeoutMs = REQUEST_TIMEOUT_MS): Promise<void> {
+    await this.request({ type: "ping" }, timeoutMs);
   }
 
   /** The enabled plugins, for one user where named. */
@@ -188,27 +211,42 @@ export class ApexClient {
     return (await this.request({ type: "admin", op, args, actor }, timeoutMs))["result"] as T;
   }
 
+  /** The ledger's events after a sequence number, oldest first, and the number to go on from; on the admin endpoint. */
+  async readAudit(afterSeq = 0, limit = 100, filter: AuditFilter = {}): Promise<{ events: AuditEvent[]; next: number }> {
+    return await this.admin("audit.read", { afterSeq, limit, filter });
+  }
+
   /** One request and its reply, as they are on the wire. */
   request(message: Record<string, unknown>, timeoutMs = REQUEST_TIMEOUT_MS, signal?: AbortSignal): Promise<Reply> {
     if (this.closed) return Promise.reject(new ConnectionLost("the client was closed", false));
     const id = this.nextId++;
+    const kind = String(message["type"]);
     let body: Uint8Array;
     try {
-      const bytesMax = message["type"] === "admin" ? ADMIN_MESSAGE_BYTES_MAX : this.maxMessageBytes;
-      body = this.encoded({ id, ...message }, bytesMax);
+      body = this.encoded({ id, ...message }, kind === "admin" ? ADMIN_MESSAGE_BYTES_MAX : this.maxMessageBytes);
     } catch (error) {
       return Promise.reject(error);
     }
     if (signal?.aborted) return Promise.reject(localError("CANCELLED", "aborted before it was sent"));
-    const why = this.connected ? "" : closedTo(this.endpoint);
-    if (why !== "") return Promise.reject(new ConnectionLost(`${why}; it was not sent`, false));
-    const abort = (): void => this.abort(id);
+    const { transport } = this;
+    if (!transport.connected) {
+      const why = closedTo(this.endpoint);
+      if (why !== "") return Promise.reject(new ConnectionLost(`${why}; it was not sent`, false));
+      body = body.slice();  // the encoder's own buffer is for the next message
+    }
     const reply = new Promise<Reply>((resolve, reject) => {
-      const timer = setTimeout(() => this.expire(id, timeoutMs), timeoutMs);
-      this.pending.set(id, { resolve, reject, timer, state: "queued", aborted: false });
-      this.enqueue({ id, body, dueMs: performance.now() + timeoutMs });
+      const dueMs = performance.now() + timeoutMs;
+      const asked: Pending = { kind, resolve, reject, timeoutMs, dueMs, body: undefined };
+      this.pending.set(id, asked);
+      if (transport.connected) transport.send(body);
+      else {
+        asked.body = body;
+        this.outbox.add(id);
+      }
+      if (dueMs < this.timerDueMs) this.wake(dueMs);
     });
     if (signal === undefined) return reply;
+    const abort = (): void => this.abort(id);
     signal.addEventListener("abort", abort, { once: true });
     return reply.finally(() => signal.removeEventListener("abort", abort));
   }
@@ -220,11 +258,11 @@ export class ApexClient {
     return this.request(whole, deadlineMs + GRACE_MS, options.signal);
   }
 
-  /** The body; `undefined` is left out, as in JSON. Throws where it is no MessagePack value, or too large. */
+  /** The body, until the next is encoded; `undefined` is left out, as in JSON. Throws where it is no MessagePack value, or too large. */
   private encoded(message: Record<string, unknown>, bytesMax = this.maxMessageBytes): Uint8Array {
     let body: Uint8Array;
     try {
-      body = encode(message, { ignoreUndefined: true });
+      body = encoder.encodeSharedRef(message);
     } catch (error) {
       throw localError("INVALID_INPUT", `the request cannot be written as MessagePack: ${(error as Error).message}`);
     }
@@ -238,56 +276,35 @@ export class ApexClient {
   // ------------------------------------------------------------------ sending
   /** What needs no reply. While nobody is connected it means nothing: the daemon that it was for has forgotten it all. */
   private post(message: Record<string, unknown>): void {
-    if (!this.connected) return;
-    this.enqueue({ id: undefined, body: this.encoded(message), dueMs: performance.now() + REQUEST_TIMEOUT_MS });
+    if (this.transport.connected) this.transport.send(this.encoded(message));
   }
 
-  private enqueue(outgoing: Outgoing): void {
-    this.outbox.push(outgoing);
-    if (!this.sending) void this.drain();
-  }
-
-  /**
-   * Sends what is queued, one at a time as `zeromq` requires; a request that has expired meanwhile is not sent. Without
-   * a connection all stays queued: what was handed to the socket could be neither taken back nor said not to have left.
-   */
-  private async drain(): Promise<void> {
-    this.sending = true;
-    while (this.connected && !this.closed) {
-      const next = this.outbox.shift();
-      if (next === undefined) break;
-      const pending = next.id === undefined ? undefined : this.pending.get(next.id);
-      if (next.id !== undefined && pending === undefined) continue;
-      this.socket.sendTimeout = Math.max(1, next.dueMs - performance.now() - SEND_MARGIN_MS);
-      if (pending !== undefined) pending.state = "sending";
-      let taken = true;
-      try {
-        await this.socket.send(next.body);
-      } catch {  // nobody took it in time: its timer rejects it
-        taken = false;
-      }
-      if (pending !== undefined) pending.state = taken ? "sent" : "queued";
-      if (pending?.aborted) this.abort(next.id!);
+  private onConnected(): void {
+    for (const id of this.outbox) {
+      const asked = this.pending.get(id);
+      if (asked?.body === undefined) continue;
+      this.transport.send(asked.body);
+      asked.body = undefined;
     }
-    this.sending = false;
+    this.outbox.clear();
+    if (this.methods.size) this.post({ type: "provide", id: "provide", methods: [...this.methods.keys()] });
+    this.emit("connect");
+  }
+
+  /** What was sent on the connection that ended is lost; replies that had arrived were taken before. */
+  private onDisconnected(why: string): void {
+    for (const [id, asked] of [...this.pending]) {
+      if (asked.body === undefined) this.lose(id, why);
+    }
+    if (!this.closed) this.emit("disconnect", why);
   }
 
   // ------------------------------------------------------------------ receiving
-  private async receive(): Promise<void> {
-    while (!this.closed && !this.socket.closed) {
-      try {
-        for await (const frames of this.socket) this.take(frames[frames.length - 1]!);
-      } catch {  // the socket was closed, or a message could not be taken: neither may cost other calls their replies
-        if (!this.closed) this.unmatched += 1;
-      }
-    }
-  }
-
   /** One message. One that is none fails the call whose id can be read from it, and no other. */
   private take(body: Uint8Array): void {
     let reply: Reply;
     try {
-      reply = decode(body) as Reply;
+      reply = decoder.decode(body) as Reply;
       if (typeof reply !== "object" || reply === null) throw new TypeError("not a map");
     } catch (error) {
       const undecodable = idOf(body);
@@ -310,59 +327,71 @@ export class ApexClient {
       return;
     }
     if (reply.type === "error") pending.reject(errorOf(reply as unknown as ErrorBody));
-    else pending.resolve(reply);
+    else if (isAnswer(pending.kind, reply)) pending.resolve(reply);
+    else {
+      pending.reject(errorOf({
+        code: "PROTOCOL_ERROR", started: true, retryable: false,
+        message: `the reply is no answer to ${pending.kind}; whether it was executed is unknown`,
+      }));
+    }
   }
 
   private settle(id: Id): Pending | undefined {
-    const pending = this.pending.get(id);
-    if (pending !== undefined) {
+    const asked = this.pending.get(id);
+    if (asked !== undefined) {
       this.pending.delete(id);
-      clearTimeout(pending.timer);
+      if (asked.body !== undefined) this.outbox.delete(id);
     }
-    return pending;
-  }
-
-  /** Forgets a request that has not left; nothing of it is kept until there is a connection. */
-  private unqueue(id: Id): void {
-    const at = this.outbox.findIndex((outgoing) => outgoing.id === id);
-    if (at >= 0) this.outbox.splice(at, 1);
+    return asked;
   }
 
   private lose(id: Id, why: string): void {
-    const pending = this.settle(id);
-    if (pending === undefined) return;
-    pending.reject(pending.state !== "queued"
+    const asked = this.settle(id);
+    if (asked === undefined) return;
+    asked.reject(asked.body === undefined
       ? new ConnectionLost(`${why}; whether it was executed is unknown`)
       : new ConnectionLost(`${why}; it was not sent`, false));
   }
 
-  private expire(id: Id, timeoutMs: number): void {
-    const state = this.pending.get(id)?.state;
-    if (state === "queued") this.unqueue(id);
-    const sent = state === "sent";
-    if (sent) this.post({ type: "cancel", id: `cancel-${id}`, target: id });
-    this.lose(id, sent ? `no reply within ${timeoutMs} ms` : `nothing answers on ${this.endpoint}`);
+  /** One timer for all requests: for the one that is due first when it is set. */
+  private wake(dueMs: number): void {
+    clearTimeout(this.timer);
+    this.timerDueMs = dueMs;
+    this.timer = setTimeout(() => this.expire(), Math.max(1, Math.ceil(dueMs - performance.now())));
+    if (!this.referenced) this.timer.unref();
+  }
+
+  private expire(): void {
+    const now = performance.now();
+    let next = Infinity;
+    this.timer = undefined;
+    this.timerDueMs = Infinity;
+    for (const [id, asked] of [...this.pending]) {
+      if (asked.dueMs > now) {
+        next = Math.min(next, asked.dueMs);
+        continue;
+      }
+      const sent = asked.body === undefined;
+      if (sent) this.post({ type: "cancel", id: `cancel-${id}`, target: id });
+      this.lose(id, sent ? `no reply within ${asked.timeoutMs} ms` : `nothing answers on ${this.endpoint}`);
+    }
+    if (next !== Infinity) this.wake(next);
   }
 
   private abort(id: Id): void {
-    const pending = this.pending.get(id);
-    if (pending === undefined) return;
-    pending.aborted = true;  // one that is being sent is cancelled as soon as it is out
-    if (pending.state === "sent") this.post({ type: "cancel", id: `cancel-${id}`, target: id });
-    else if (pending.state === "queued") {
-      this.unqueue(id);
+    const asked = this.pending.get(id);
+    if (asked === undefined) return;
+    if (asked.body !== undefined) {
       this.settle(id)?.reject(localError("CANCELLED", "aborted before it was sent"));
+      return;
     }
-  }
-
-  /** What was sent on the connection that ended is lost; replies that had arrived were taken before this turn. */
-  private disconnected(): void {
-    this.connected = false;
-    setImmediate(() => {
-      for (const [id, pending] of [...this.pending]) {
-        if (pending.state === "sent") this.lose(id, "the daemon closed the connection");
-      }
-    });
+    this.post({ type: "cancel", id: `cancel-${id}`, target: id });
+    const patience = setTimeout(() => {
+      this.settle(id)?.reject(errorOf({
+        code: "CANCELLED", message: "aborted; whether it was executed is unknown", started: true, retryable: false,
+      }));
+    }, ABORT_MS);
+    patience.unref();
   }
 
   private async answer(call: HostCall): Promise<void> {
@@ -376,6 +405,11 @@ export class ApexClient {
       this.post({ ...head, ok: false, error: { code: told.code, message: told.message } });
     }
   }
+}
+
+function isAnswer(kind: string, reply: Reply): boolean {
+  const wanted = ANSWERS[kind];
+  return wanted === undefined || (reply.type === wanted[0] && wanted[1] in reply);
 }
 
 /** The `id` of a message that cannot be decoded as a whole. The daemon writes `type` and `id` first. */

@@ -111,6 +111,28 @@ export interface ErrorBody {
   usage?: Usage;
 }
 
+/** One event of the ledger. */
+export interface AuditEvent {
+  seq: number;
+  timestamp: string;
+  eventType: string;
+  userId: string;
+  resource: string;
+  action: string;
+  result: "success" | "failure" | "denied";
+  metadata: Record<string, unknown>;
+}
+
+/** Narrows what is read of the ledger; what is left out selects all. */
+export interface AuditFilter {
+  plugin?: string;
+  user?: string;
+  type?: string;
+  result?: string;
+  text?: string;
+  looks?: boolean;
+}
+
 /** A plugin's call of a host method, as its handler sees it. */
 export interface HostCall {
   callId: number;

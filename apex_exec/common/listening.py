@@ -1,0 +1,64 @@
+"""What every server of ours decides before it listens for people or programs: who can reach it, and by which TLS.
+
+``key`` is the section of the configuration, so that an error names the key to change.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import socket
+import ssl
+
+from apex_exec.errors import ConfigError
+
+BACKLOG = 1024
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach ``host``."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def check_proxy(address: str, key: str) -> None:
+    """Raises ConfigError unless ``address`` is an IP address, by which a proxy is recognized."""
+    try:
+        ipaddress.ip_address(address)
+    except ValueError:
+        raise ConfigError(f"{key}.trusted_proxy: {address!r} is not an IP address; name the one that the proxy "
+                          "connects from") from None
+
+
+def tls_of(certificate: str, private_key: str, key: str) -> ssl.SSLContext | None:
+    """TLS 1.2 or later with these PEM files, None if there are none. Raises ConfigError."""
+    if not certificate and not private_key:
+        return None
+    if not certificate or not private_key:
+        raise ConfigError(f"{key}.tls_certificate and {key}.tls_key belong together: set both")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    try:
+        context.load_cert_chain(certificate, private_key)
+    except (OSError, ssl.SSLError) as error:
+        raise ConfigError(f"{key}.tls_certificate: {certificate} with {private_key} cannot be used: "
+                          f"{error.strerror or error}") from None
+    return context
+
+
+def listen(host: str, port: int, key: str) -> socket.socket:
+    """A listening TCP socket that does not block. Raises ConfigError."""
+    try:
+        family, *_, at = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        made = socket.socket(family, socket.SOCK_STREAM)
+        made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        made.bind(at)
+        made.listen(BACKLOG)
+        made.setblocking(False)
+    except (OSError, UnicodeError) as error:
+        raise ConfigError(f"{key}.address: {host}:{port}: {getattr(error, 'strerror', None) or error}; choose another"
+                          ) from None
+    return made

@@ -1,0 +1,188 @@
+"""What becomes of requests with an ``Idempotency-Key``: on disk before the call leaves, and the answer after it.
+
+A key belongs to one caller and one request. While it lives, the same request gets the same answer and never a second
+run. A row without an answer, of a request that nobody waits for, is a call whose outcome is unknown: the door was
+killed, or lost the daemon. Rows are written in one thread; all that came meanwhile is one commit (``synchronous =
+FULL``).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from apex_exec.common.sqlite import open_ours
+
+BUSY_SECONDS = 5.0
+ROW_BYTES = 512
+"""What a row takes beside its answer."""
+RESERVED_BYTES = 64 * 1024
+"""What a call that is under way is counted as: its answer may be larger, up to a result's limit."""
+EXPIRED_AT_ONCE = 1_000
+KEY_CHARS_MAX = 255
+BATCH_MAX = 512
+_TABLE = ("CREATE TABLE IF NOT EXISTS calls (caller TEXT NOT NULL, key TEXT NOT NULL, digest BLOB NOT NULL, "
+          "status INTEGER NOT NULL, body BLOB NOT NULL, created REAL NOT NULL, PRIMARY KEY (caller, key)) "
+          "WITHOUT ROWID")
+_INDEX = "CREATE INDEX IF NOT EXISTS calls_created ON calls (created)"
+
+
+class Kept(NamedTuple):
+    """What is on disk of a key: ``status`` is 0 while there is no answer."""
+
+    digest: bytes
+    status: int
+    body: bytes
+
+
+class Full(Exception):
+    """There is no room for another key."""
+
+
+class Unusable(Exception):
+    """The store cannot be written. ``str()`` says why."""
+
+
+class AnswersKept:
+    """The store in ``folder``, which is this process's alone. ``clock()`` is UTC in seconds. Make it in the loop."""
+
+    def __init__(self, folder: Path, seconds: float, bytes_max: int, clock: Callable[[], float]) -> None:
+        self._seconds = seconds
+        self._bytes_max = bytes_max
+        self._clock = clock
+        self._loop = asyncio.get_running_loop()
+        self._wanted: list[tuple[Callable[[], Any], asyncio.Future[Any]]] = []
+        self._news = threading.Condition()
+        self._over = False
+        self._bytes = 0
+        self._open_calls = 0
+        try:
+            self._db = open_ours(folder / "answers.db", busy_seconds=BUSY_SECONDS, any_thread=True)
+            self._db.execute(_TABLE)
+            self._db.execute(_INDEX)
+            self._bytes, = self._db.execute(f"SELECT coalesce(sum(length(body) + {ROW_BYTES}), 0) FROM calls"
+                                            ).fetchone()
+        except sqlite3.Error as error:
+            raise Unusable(f"{folder / 'answers.db'}: {error}") from error
+        self._thread = threading.Thread(target=self._work, name="door-answers", daemon=True)
+        self._thread.start()
+
+    async def begin(self, caller: str, key: str, digest: bytes) -> Kept | None:
+        """Writes the key down: None once it is on disk and the call may leave; else what is there already. Raises Full,
+        Unusable."""
+        kept: Kept | None = await self._do(lambda: self._begin(caller, key, digest))
+        return kept
+
+    async def finish(self, caller: str, key: str, status: int, body: bytes) -> None:
+        """Writes the answer down. Raises Unusable."""
+        await self._do(lambda: self._finish(caller, key, status, body))
+
+    async def forget(self, caller: str, key: str) -> None:
+        """Removes a key whose call has not run: the same request may be sent again. Raises Unusable."""
+        await self._do(lambda: self._forget(caller, key))
+
+    async def leave(self) -> None:
+        """The outcome of a call that was begun will not be known: its key stays without an answer."""
+        await self._do(self._leave)
+
+    def close(self) -> None:
+        """Ends the thread once it has written what it was given. Blocks for a moment."""
+        with self._news:
+            self._over = True
+            self._news.notify()
+        self._thread.join()
+        self._db.close()
+
+    # ------------------------------------------------------------------ in the thread
+    def _begin(self, caller: str, key: str, digest: bytes) -> Kept | None:
+        now = self._clock()
+        row = self._db.execute("SELECT digest, status, body, created FROM calls WHERE caller = ? AND key = ?",
+                               (caller, key)).fetchone()
+        if row is not None and now - row[3] <= self._seconds:
+            return Kept(*row[:3])
+        if row is not None:
+            self._remove(caller, key, len(row[2]))
+        if self._room() < RESERVED_BYTES:
+            self._expire(now)
+            if self._room() < RESERVED_BYTES:
+                raise Full
+        self._db.execute("INSERT INTO calls VALUES (?, ?, ?, 0, x'', ?)", (caller, key, digest, now))
+        self._bytes += ROW_BYTES
+        self._open_calls += 1
+        return None
+
+    def _finish(self, caller: str, key: str, status: int, body: bytes) -> None:
+        self._db.execute("UPDATE calls SET status = ?, body = ? WHERE caller = ? AND key = ?",
+                         (status, body, caller, key))
+        self._bytes += len(body)
+        self._open_calls -= 1
+
+    def _forget(self, caller: str, key: str) -> None:
+        self._remove(caller, key, 0)
+        self._open_calls -= 1
+
+    def _leave(self) -> None:
+        self._open_calls -= 1
+
+    def _remove(self, caller: str, key: str, size: int) -> None:
+        self._db.execute("DELETE FROM calls WHERE caller = ? AND key = ?", (caller, key))
+        self._bytes -= size + ROW_BYTES
+
+    def _room(self) -> int:
+        return self._bytes_max - self._bytes - self._open_calls * RESERVED_BYTES
+
+    def _expire(self, now: float) -> None:
+        old = self._db.execute("SELECT caller, key, length(body) FROM calls WHERE created < ? ORDER BY created LIMIT ?",
+                               (now - self._seconds, EXPIRED_AT_ONCE)).fetchall()
+        for row in old:
+            self._remove(*row)
+
+    async def _do(self, work: Callable[[], Any]) -> Any:
+        done: asyncio.Future[Any] = self._loop.create_future()
+        with self._news:
+            if self._over:
+                raise Unusable("the door is ending")
+            self._wanted.append((work, done))
+            self._news.notify()
+        return await asyncio.shield(done)
+
+    def _work(self) -> None:
+        while True:
+            with self._news:
+                while not self._wanted and not self._over:
+                    self._news.wait()
+                batch, self._wanted = self._wanted[:BATCH_MAX], self._wanted[BATCH_MAX:]
+            if not batch:
+                return
+            before = self._bytes, self._open_calls
+            found: list[Any] = []
+            try:
+                self._db.execute("BEGIN IMMEDIATE")
+                found = [self._one(work) for work, _ in batch]
+                self._db.execute("COMMIT")
+            except sqlite3.Error as error:
+                self._bytes, self._open_calls = before
+                found = [Unusable(str(error))] * len(batch)
+                if self._db.in_transaction:
+                    self._db.execute("ROLLBACK")
+            self._loop.call_soon_threadsafe(_tell, [done for _, done in batch], found)
+
+    def _one(self, work: Callable[[], Any]) -> Any:
+        try:
+            return work()
+        except Full as error:
+            return error
+
+
+def _tell(waiting: list[asyncio.Future[Any]], found: list[Any]) -> None:
+    for done, one in zip(waiting, found, strict=True):
+        if done.done():
+            continue
+        if isinstance(one, Exception):
+            done.set_exception(one)
+        else:
+            done.set_result(one)

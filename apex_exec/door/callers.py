@@ -1,0 +1,119 @@
+"""Who calls: what a token allows, how often, and in whose name. Pure: the clock is an argument.
+
+A caller acts as its own user and as nobody else unless its token says ``act-as``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import OrderedDict
+from collections.abc import Iterable
+from typing import Any
+
+import msgspec
+
+from apex_exec.common.names import UUID
+from apex_exec.door.answers import Problem
+from apex_exec.errors import Code
+
+INVOKE, DISPATCH, PLUGINS, AUDIT = "invoke", "dispatch", "plugins", "audit:read"
+ACT_AS = "act-as"
+CALLERS_MAX = 100_000
+"""Callers whose rate is counted; above it the one that was quiet longest is forgotten."""
+BURST_SECONDS = 10
+"""A caller may use up the requests of this time at once."""
+
+
+class Caller(msgspec.Struct, frozen=True, kw_only=True):
+    """One caller. ``key`` tells it from all others; ``user`` is the user it calls as ("": only as those that it names).
+
+    Empty ``plugins`` or ``hooks`` mean all.
+    """
+
+    key: str
+    name: str
+    user: str
+    act_as: bool
+    plugins: frozenset[str]
+    hooks: frozenset[str]
+    scopes: frozenset[str]
+    requests_per_minute: int
+
+    def need(self, scope: str) -> None:
+        """Raises Problem unless the caller has ``scope``."""
+        if scope not in self.scopes:
+            raise Problem(Code.FORBIDDEN, f"this token does not have the scope {scope}", reason="scope_missing",
+                          details={"needed": scope}, headers={
+                              "WWW-Authenticate": f'Bearer error="insufficient_scope", scope="{scope}"'})
+
+    def acts_as(self, named: str | None) -> str:
+        """The user of a request that names ``named``. Raises Problem if that is somebody else."""
+        if named is None:
+            if not self.user:
+                raise Problem(Code.INVALID_INPUT, "this token belongs to no user: name one as userId",
+                              details={"path": "$.userId"})
+            return self.user
+        user = named.lower()
+        if UUID.fullmatch(user) is None:
+            raise Problem(Code.INVALID_INPUT, "userId is not a UUID of 8-4-4-4-12 hexadecimal",
+                          details={"path": "$.userId"})
+        if user != self.user and not self.act_as:
+            raise Problem(Code.FORBIDDEN, "this token acts as its own user only", reason="another_user",
+                          details={"path": "$.userId"})
+        return user
+
+    def check_plugin(self, plugin: str) -> None:
+        """Raises Problem for a plugin that the token does not name."""
+        if self.plugins and plugin not in self.plugins:
+            raise Problem(Code.FORBIDDEN, "this token may not call this plugin", reason="plugin_not_in_token")
+
+    def check_hook(self, hook: str) -> None:
+        """Raises Problem for a hook that the token does not name."""
+        if self.hooks and hook not in self.hooks:
+            raise Problem(Code.FORBIDDEN, "this token may not call this hook", reason="hook_not_in_token")
+
+
+class Rates:
+    """How often each caller has called: a bucket for each, that fills at its own rate."""
+
+    def __init__(self) -> None:
+        self._empty_until: OrderedDict[str, float] = OrderedDict()
+        """By caller: when its bucket would be full again (GCRA)."""
+
+    def take(self, caller: Caller, now: float) -> float:
+        """Takes one request. Returns 0, or after how many seconds there is room for it."""
+        seconds_each = 60 / caller.requests_per_minute
+        full_at = max(self._empty_until.pop(caller.key, now), now)
+        wait = full_at + seconds_each - now - max(BURST_SECONDS, seconds_each)
+        self._empty_until[caller.key] = full_at if wait > 0 else full_at + seconds_each
+        if len(self._empty_until) > CALLERS_MAX:
+            self._empty_until.popitem(last=False)
+        return max(0.0, wait)
+
+
+class Tokens:
+    """The tokens that the daemon has registered, by the SHA-256 of each."""
+
+    def __init__(self) -> None:
+        self.revision = ""
+        self._by_digest: dict[str, tuple[Caller, int]] = {}
+
+    def replace(self, revision: str, rows: Iterable[dict[str, Any]]) -> None:
+        """Takes over the daemon's list in place of the one before."""
+        made: dict[str, tuple[Caller, int]] = {}
+        for row in rows:
+            made[row["digest"]] = Caller(
+                key=f"token:{row['id']}", name=f"{row['name']} (token {row['id']})", user=row["user"],
+                act_as=row["actAs"], plugins=frozenset(row["plugins"]), hooks=frozenset(row["hooks"]),
+                scopes=frozenset(row["scopes"]), requests_per_minute=row["requestsPerMinute"]), row["expiresNs"]
+        self._by_digest, self.revision = made, revision
+
+    def find(self, secret: str, now_ns: int) -> Caller | None:
+        """The caller with this token, None if there is none or it has expired."""
+        caller, expires_ns = self._by_digest.get(digest(secret), (None, 0))
+        return caller if expires_ns > now_ns else None
+
+
+def digest(secret: str) -> str:
+    """What is kept of a token. The token has 256 random bits: nothing slower is needed."""
+    return hashlib.sha256(secret.encode("utf-8", "replace")).hexdigest()
