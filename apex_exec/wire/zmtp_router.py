@@ -28,11 +28,7 @@ def _property(name: bytes, value: bytes) -> bytes:
 
 READY = command(b"READY", _property(b"Socket-Type", b"ROUTER") + _property(b"Identity", b""))
 _HEADS = [bytes((0, size)) for size in range(SHORT_MAX + 1)]
-
-
-def head(size: int) -> bytes:
-    """The bytes before the last frame of a message, if that frame has ``size`` bytes."""
-    return _HEADS[size] if size <= SHORT_MAX else b"\x02" + size.to_bytes(8, "big")
+"""What stands before the last frame of a message, by its size, if that is short."""
 
 
 def append_message(out: bytearray, frames: list[bytes], body: bytes) -> None:
@@ -41,7 +37,8 @@ def append_message(out: bytearray, frames: list[bytes], body: bytes) -> None:
         size = len(frame)
         out += bytes((MORE, size)) if size <= SHORT_MAX else b"\x03" + size.to_bytes(8, "big")
         out += frame
-    out += head(len(body))
+    size = len(body)
+    out += _HEADS[size] if size <= SHORT_MAX else b"\x02" + size.to_bytes(8, "big")
     out += body
 
 

@@ -125,7 +125,7 @@ class Calls:
         if slot.worker is not worker:
             self._generations.canary_answered(slot, worker, call, code, step)
             return
-        if code != "skipped" and (not shared or code != "ended"):
+        if not code or (code != "skipped" and (not shared or code != "ended")):
             slot.ran(call.request.hook, now_ns - begun_ns)
         breaker = slot.breaker
         if breaker.consecutive or breaker.probe != NO_CALL or slot.users.known:

@@ -32,10 +32,11 @@ class Verdicts:
         request = call.request
         del self.open[request.call]
         begun_ns = begun_ns or call.sent_ns
+        queue_ns = begun_ns - call.arrived_ns
         step.actions.append(act.Verdict(
             call=request.call, plugin=request.plugin, hook=request.hook, user_id=request.user_id, code=code,
             message=message, body=body, details=details or {}, started=True,
-            queue_ns=max(0, begun_ns - call.arrived_ns), run_ns=step.now_ns - begun_ns, cold=call.cold,
+            queue_ns=queue_ns if queue_ns > 0 else 0, run_ns=step.now_ns - begun_ns, cold=call.cold,
             worker=call.worker))
 
     def never_ran(self, call: Invocation, refusal: Refusal, step: Step) -> None:

@@ -37,7 +37,11 @@ class Replies:
             audit.when_durable(self.last_record, partial(self.send, pending, body),
                                partial(self.send, pending, _without_record(pending)))
             return
-        self.send(pending, body)
+        peer = pending.peer  # as ``send``, without its call: every reply passes here
+        peer.pending.pop(pending.id, None)
+        if self._large:
+            self._table.free(peer, pending.id)
+        peer.connections.reply(peer, pending.frames, body)
 
     def send(self, pending: Pending, body: bytes) -> None:
         """Sends ``body`` now; the request is pending no longer."""
