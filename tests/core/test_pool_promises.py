@@ -332,7 +332,8 @@ def test_a_new_version_is_warm_before_the_old_one_has_answered_and_nothing_overt
 def test_a_limit_that_a_worker_is_given_with_its_plugin_is_part_of_its_generation(name: str) -> None:
     def given(limits: Limits) -> object:
         sent: list[object] = []
-        executor = SimpleNamespace(reply=lambda link, message: sent.append(message), _fresh_realm=False)
+        executor = SimpleNamespace(reply=lambda link, message: sent.append(message), _fresh_realm=False,
+                                   neighbours=SimpleNamespace(api=None))
         LocalExecutor.load(executor, SimpleNamespace(spec=spec(limits=limits)), {})  # type: ignore[arg-type]  # by name
         return sent[0]
 
