@@ -71,12 +71,14 @@ class WorkerReady(Struct, gc=False):
 class WorkerAnswered(Struct, gc=False):
     """The worker answered call ``seq`` of its link. ``code`` is "" for a result, "skipped" for a call that it did not
     run, because its deadline had passed or it was recalled or cancelled, and "ended" for one that was cancelled while
-    it ran."""
+    it ran. ``cpu_ns`` is what a shared worker says that the call has used. It decides only whose turn is next among the
+    plugin's own users, whom a worker that lies about it harms."""
 
     worker: int
     seq: int
     code: str
     body: object
+    cpu_ns: int = 0
 
 
 class WorkerPonged(Struct, gc=False):

@@ -10,6 +10,7 @@ from apex_exec.core import actions as act
 from apex_exec.core import events as ev
 from apex_exec.core.scheduler.invocation import Invocation
 from apex_exec.core.scheduler.pool import PoolLimits
+from apex_exec.core.scheduler.shared import cost_ns
 from apex_exec.core.scheduler.user_queue import UserQueue
 from tests.core.test_pool_promises import Told, of, spec
 
@@ -195,6 +196,34 @@ def test_users_take_turns_by_what_their_calls_have_held() -> None:
         taken.append(call.request.user_id)
         queue.released(call.request.user_id, 30_000_000 if call.request.user_id == "greedy" else 10_000_000)
     assert 13 <= taken.count("modest") <= 17, "its calls are three times as short"
+
+
+@pytest.mark.parametrize(("cpu_ms", "expected"), [(0, 40), (10, 1), (1, 9), (10**6, 1)])
+def test_users_take_turns_by_the_cpu_that_their_calls_use_too(cpu_ms: int, expected: int) -> None:
+    """Both users' calls hold a place for 10 ms. A tenth of a core for eight places: a call that computes all the time
+    takes eighty times as much of the CPU as of the places."""
+    queue, limits = UserQueue(), Limits(concurrency=8, cpu_percent=10)
+    queue.arrange(is_shared=True, one_each=True)
+    for number in range(200):
+        queue.push(Invocation(ev.InvokeRequested(
+            number, "aaa", "h", "burns" if number % 2 else "waits", Raw(b""), 10**15), number))
+    taken: list[str] = []
+    for _ in range(80):
+        call = queue.next_of({}, 8)
+        assert call is not None
+        queue.take(call)
+        call.move("linked")
+        taken.append(call.request.user_id)
+        used_ns = cpu_ms * 1_000_000 if taken[-1] == "burns" else 0
+        queue.released(call.request.user_id, cost_ns(10_000_000, used_ns, limits))
+    assert abs(taken.count("burns") - expected) <= max(1, expected // 4), taken.count("burns")
+
+
+def test_cpu_counts_as_far_as_the_core_is_told_of_it_and_no_further() -> None:
+    limits = Limits(concurrency=8, cpu_percent=10)
+    assert cost_ns(5, 0, limits) == cost_ns(5, -10**30, limits) == 5
+    assert cost_ns(5, 10**30, limits) == cost_ns(5, 5, limits) == 400
+    assert cost_ns(100, 1, Limits(concurrency=1, cpu_percent=100)) == 100
 
 
 def test_ten_thousand_users_leave_nothing_behind_in_the_queue() -> None:

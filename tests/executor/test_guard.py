@@ -153,7 +153,8 @@ def test_a_duty_that_fails_for_one_plugin_quarantines_it_and_nobody_else(broken:
         broken.fail("")
         assert codes[-1] == "QUARANTINED", (codes, broken.log[-3000:])
         assert host.invoke("honest", {"n": 2})["result"]["result"] == {"n": 2}
-    assert f"for plugin {cursed}, which is quarantined" in broken.log and f"a bug in {where}" in broken.log
+    wait_for(lambda: f"for plugin {cursed}, which is quarantined" in broken.log, 10, "its line")
+    assert f"a bug in {where}" in broken.log
     wait_for(lambda: broken.get("/readyz")[0] == 200, 10, "one plugin's fault is no reason to be out of service; it")
     for state in ("starting", "draining"):  # the core does not wait for an end that it will never hear of
         broken.wait_metric(f'workers{{state="{state}"}}', 0.0)

@@ -133,7 +133,8 @@ class Crowd:
         if worker.blocked_by == seq:
             worker.blocked_by, worker.blocked_until_ns = -1, 0
         code = code or self.crowds.choice(("", "", "", "PLUGIN_ERROR", "INVALID_OUTPUT"))
-        self._send(worker, ev.WorkerAnswered(worker.id, seq, code, asked.call))
+        cpu_ns = self.crowds.choice((0, 1_000_000, 10**15, -5))  # a worker may say anything
+        self._send(worker, ev.WorkerAnswered(worker.id, seq, code, asked.call, cpu_ns))
         if not worker.honest and self.crowds.random() < 0.2:
             worker.lied = True
             self._send(worker, ev.WorkerAnswered(worker.id, seq, code, asked.call))

@@ -126,11 +126,11 @@ class World(Crowd):
         return rate > 0 and self.random.random() < rate
 
     def run_until(self, until_ns: int) -> None:
-        """Lets time pass to ``until_ns``, waking the pool exactly when it asks."""
+        """Lets time pass to ``until_ns``, waking the pool when its timers ask for it, as the loop does."""
         while True:
-            wake_ns = self.pool.next_wake_ns()
+            wake_ns = self.pool.timers.wake_ns
             next_ns = min(self.future[0][0] if self.future else until_ns, until_ns)
-            if wake_ns is not None and wake_ns <= min(next_ns, until_ns):
+            if wake_ns <= min(next_ns, until_ns):
                 self.now_ns = max(self.now_ns, wake_ns)
                 self.step(ev.Tick())
                 self.invariants.ticked()

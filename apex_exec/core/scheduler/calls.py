@@ -121,7 +121,7 @@ class Calls:
             return  # killed meanwhile: an answer that was complete before counts all the same
         slot = self._slots[worker.plugin]
         if shared:
-            self._sharing.left(slot, worker, call, now_ns - begun_ns, step)
+            self._sharing.left(slot, worker, call, now_ns - begun_ns, step, event.cpu_ns)
         if slot.worker is not worker:
             self._generations.canary_answered(slot, worker, call, code, step)
             return

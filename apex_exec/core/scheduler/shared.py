@@ -22,7 +22,7 @@ from __future__ import annotations
 
 from collections import deque
 
-from apex_exec.catalogue.limits import CONCURRENCY_MAX
+from apex_exec.catalogue.limits import CONCURRENCY_MAX, Limits
 from apex_exec.core import actions as act
 from apex_exec.core.deadline import NEVER_NS
 from apex_exec.core.limits import (
@@ -51,6 +51,14 @@ WENT_ON = "a hook went on although it was cancelled, so its worker was killed"
 PAST_DEADLINE = "the hook ran past its deadline and was cancelled"
 
 
+def cost_ns(run_ns: int, cpu_ns: int, limits: Limits) -> int:
+    """What a call has cost the plugin's other users, in time of one place: the larger part that it took of the two
+    things which they share, its places and its CPU (dominant resource fairness, Ghodsi et al. 2011). A plugin may use
+    a tenth of a core; a call that computes for as long as another waits leaves the others far less."""
+    worth_ns = min(max(0, cpu_ns), run_ns) * 100 / limits.cpu_percent * limits.concurrency
+    return max(run_ns, int(worth_ns))
+
+
 class Sharing:
     """Looks after the calls on the links of shared workers."""
 
@@ -60,15 +68,17 @@ class Sharing:
         self._workers = workers
 
     # ------------------------------------------------------------------ calls
-    def left(self, slot: PluginSlot, worker: Worker, call: Invocation, run_ns: int, step: Step) -> None:
-        """``call`` was answered: its place is free, and its user may have the next one."""
+    def left(self, slot: PluginSlot, worker: Worker, call: Invocation, run_ns: int, step: Step,
+             cpu_ns: int = 0) -> None:
+        """``call`` was answered: its place is free, and its user may have the next one. It has held the place for
+        ``run_ns`` and used ``cpu_ns``, as its worker says."""
         user_id = call.request.user_id
         count = worker.users.get(user_id, 0) - 1
         if count > 0:
             worker.users[user_id] = count
         else:
             worker.users.pop(user_id, None)
-        slot.queue.released(user_id, run_ns)
+        slot.queue.released(user_id, cost_ns(run_ns, cpu_ns, slot.spec.limits))
         if worker.blamed is call:
             worker.blamed = None
         if not worker.link:  # whatever it was asked, it has gone on meanwhile

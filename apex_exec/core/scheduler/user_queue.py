@@ -1,9 +1,10 @@
 """The queue of a plugin whose calls may run at once: whose call begins next, if a place is free.
 
 Every user has a *lane*, first in, first out. The next call is that of the lane whose clock is furthest behind; a
-lane's clock runs by the time for which the user's calls have held places, and the present runs by what all of them
-have held, divided by the lanes that wait (start-time fair queueing). A lane that comes back after a rest begins at the
-present at the earliest. So users get equal shares of the places, however many calls one of them sends.
+lane's clock runs by what the user's calls have cost (``shared.cost_ns``: the places that they held, or the CPU that
+they used), and the present runs by what all of them have cost, divided by the lanes that wait (start-time fair
+queueing). A lane that comes back after a rest begins at the present at the earliest. So users get equal shares,
+however many calls one of them sends.
 
 If calls keep the order of their users (``one_each``), a lane is passed over as long as its user has a call on the
 link. If they need none, a lane is passed over while its user has a quarter of the places and another one waits.
@@ -91,6 +92,7 @@ class UserQueue(CallQueue):
         lane.calls.append(call)
         self._entries += 1
         if not lane.is_listed and lane.user_id not in self._passed_over:
+            lane.passed_ns = max(lane.passed_ns, self._now_ns)  # a rest cannot be saved up
             self._list(lane)
 
     def _lane(self, call: Invocation) -> _Lane:
@@ -101,7 +103,6 @@ class UserQueue(CallQueue):
         return lane
 
     def _list(self, lane: _Lane) -> None:
-        lane.passed_ns = max(lane.passed_ns, self._now_ns)
         lane.is_listed = True
         self._passed_over.pop(lane.user_id, None)
         self._order += 1
@@ -157,13 +158,13 @@ class UserQueue(CallQueue):
         if lane.calls:
             self._list(lane)
 
-    def released(self, user_id: str, run_ns: int) -> None:
-        """A call of the user was answered after ``run_ns``: the user's lane is charged, and may be next again."""
+    def released(self, user_id: str, cost_ns: int) -> None:
+        """A call of the user was answered and has cost ``cost_ns``: the user's lane is charged, and may be next again."""
         lane = self._lanes.get(user_id)
         if lane is None:
             return
-        lane.passed_ns += run_ns - EXPECTED_NS
-        self._now_ns += run_ns // max(1, len(self._listed) + len(self._passed_over))
+        lane.passed_ns += cost_ns - EXPECTED_NS
+        self._now_ns += cost_ns // max(1, len(self._listed) + len(self._passed_over))
         if user_id in self._passed_over:
             self._list(lane)
         elif not lane.calls and not lane.is_listed:

@@ -92,7 +92,8 @@ class WorkerProtocol:
         code = CODES.get(type(message))
         if code is None:
             code = self._code_of(link.worker, message)
-        self._step(ev.WorkerAnswered(link.worker, seq, code, message), now_ns)
+        self._step(ev.WorkerAnswered(link.worker, seq, code, message,
+                                     getattr(message, "cpu_ns", 0) if link.shared else 0), now_ns)
 
     def _ended(self, link: WorkerLink, message: inner.Ended, now_ns: int) -> None:
         if not link.shared:
