@@ -28,8 +28,8 @@ class Timed:
 
 class Timers:
     """The heap. Ties are woken in the order in which they were armed. ``wake_ns`` is when the first entry is due,
-    NEVER_NS without one: an outdated entry makes it too early, never too late, so the loop may read it in every
-    round."""
+    NEVER_NS without one. It may be too early and is never too late, so the loop reads it in every round; ``pop_due``
+    says when nothing is due, and sets it right by that."""
 
     __slots__ = ("_heap", "_stale", "_tie", "wake_ns")
 
@@ -80,7 +80,6 @@ class Timers:
         if due_ns is None or due_ns > now_ns:
             return None
         owner = heapq.heappop(self._heap)[2]
-        self.wake_ns = self._heap[0][0] if self._heap else NEVER_NS
         owner.armed_ns = NEVER_NS
         owner.entry = 0
         return owner
@@ -92,5 +91,4 @@ class Timers:
             return
         self._heap = [entry for entry in self._heap if entry[2].entry == entry[1]]
         heapq.heapify(self._heap)
-        self.wake_ns = self._heap[0][0] if self._heap else NEVER_NS
         self._stale = 0

@@ -16,6 +16,8 @@ from apex_exec.registry.scan.javascript.syntax import NODES_MAX, Tree, arguments
 from apex_exec.registry.scan.literals import LITERAL_SEARCHED_MAX, in_literal
 
 NESTED_SOURCES_MAX = 20
+LITERAL_BYTES_MIN = 8
+"""No rule knows a shorter literal."""
 GIANT_MIN = 50_000_000
 
 API_PERMISSIONS = {method.name: method.permission for method in ALL if method.permission}
@@ -97,12 +99,21 @@ class FileScan:
             yield from self._call(node, node.child_by_field_name("function"))
         for node in nodes["new_expression"]:
             yield from self._call(node, node.child_by_field_name("constructor"))
-        for kind in ("member_expression", "subscript_expression"):
-            for node in nodes[kind]:
-                yield from self._member(node)
+        source = self._tree.source
+        for node in nodes["member_expression"]:
+            field = node.child_by_field_name("property")
+            if field is None:
+                continue
+            raw = source[field.start_byte:field.end_byte]
+            if raw in _MEMBERS or b"\\" in raw:  # most members are nothing that a rule knows
+                yield from self._member(node, self._tree.name(field))
+        for node in nodes["subscript_expression"]:
+            yield from self._subscript(node)
         for kind in ("identifier", "shorthand_property_identifier"):
             for node in nodes[kind]:
-                yield from self._identifier(node)
+                raw = source[node.start_byte:node.end_byte]
+                if raw in _IDENTIFIERS or b"\\" in raw:
+                    yield from self._identifier(node)
         for kind in ("assignment_expression", "augmented_assignment_expression"):
             for node in nodes[kind]:
                 yield from self._stored(node.child_by_field_name("left"))
@@ -111,7 +122,8 @@ class FileScan:
                 yield from self._stored(node.child_by_field_name("argument"))
         for kind in ("string", "template_string"):
             for node in nodes[kind]:
-                yield from self._literal(node)
+                if node.end_byte - node.start_byte >= LITERAL_BYTES_MIN:
+                    yield from self._literal(node)
         for node in nodes["with_statement"]:
             yield self._at("dynamic-code", node, "with changes which names the code means")
         for node in nodes["binary_expression"]:
@@ -223,25 +235,24 @@ class FileScan:
                 yield self._at("giant-constant", node, f"{_shown(method)} of {size:.0f}")
 
     # ------------------------------------------------------------------ members and names
-    def _member(self, node: Node) -> Iterator[Finding]:
+    def _subscript(self, node: Node) -> Iterator[Finding]:
         tree = self._tree
-        if node.type == "member_expression":
-            field = node.child_by_field_name("property")
-            if field is None:
-                return
-            raw = tree.source[field.start_byte:field.end_byte]
-            if raw not in _MEMBERS and b"\\" not in raw:
-                return
-            word = tree.name(field)
-        else:
-            folded = tree.fold(node.child_by_field_name("index"))
-            if folded is None:
-                if self._is_api(node.child_by_field_name("object")):
-                    self._api.opaque = True
-                return
-            word = str(folded.value)
-            if folded.computed and word in DANGEROUS_WORDS:
-                yield self._at("hidden-name", node, f"{word!a} is put together from pieces")
+        folded = tree.fold(node.child_by_field_name("index"))
+        if folded is None:
+            if self._is_api(node.child_by_field_name("object")):
+                self._api.opaque = True
+            return
+        word = str(folded.value)
+        if folded.computed and word in DANGEROUS_WORDS:
+            yield self._at("hidden-name", node, f"{word!a} is put together from pieces")
+        yield from self._member(node, word)
+        if word in RUNNERS and tree.resolve(node) == word:
+            yield self._at("dynamic-code" if not self._is_callee(node) else "hidden-name", node,
+                           f"{word} is taken from a table of names")
+
+    def _member(self, node: Node, word: str) -> Iterator[Finding]:
+        """The member ``word`` of something, in whichever way it is written."""
+        tree = self._tree
         if word in FRAMES:
             name = tree.resolve(node)
             if word == "prepareStackTrace" or name == "arguments.callee.caller" or name.endswith(".callee.caller"):
@@ -256,9 +267,6 @@ class FileScan:
             self._api_reference(node)
         elif not self._is_test and self._is_api(node.child_by_field_name("object")):
             self._api_use(node, word)
-        if node.type == "subscript_expression" and word in RUNNERS and tree.resolve(node) == word:
-            yield self._at("dynamic-code" if not self._is_callee(node) else "hidden-name", node,
-                           f"{word} is taken from a table of names")
 
     def _is_callee(self, node: Node) -> bool:
         parent = node.parent
@@ -267,9 +275,6 @@ class FileScan:
 
     def _identifier(self, node: Node) -> Iterator[Finding]:
         tree = self._tree
-        raw = tree.source[node.start_byte:node.end_byte]
-        if raw not in _IDENTIFIERS and b"\\" not in raw:
-            return
         name = tree.name(node)
         if name == "api":
             self._api_reference(node)
@@ -364,8 +369,6 @@ class FileScan:
 
     # ------------------------------------------------------------------ literals and operators
     def _literal(self, node: Node) -> Iterator[Finding]:
-        if node.end_byte - node.start_byte < 8:
-            return
         text = unescaped(self._tree.text(node, max(LITERAL_SEARCHED_MAX, node.end_byte - node.start_byte))[1:-1])
         if text in WIDGET_FIELDS:
             self._api.renders = True

@@ -66,7 +66,8 @@ def _identifiers(tree: Tree) -> dict[str, int]:
     for node in tree.nodes["identifier"]:
         if len(names) >= NAMES_MAX:
             break
-        names.setdefault(tree.name(node), node.start_point[0] + 1)
+        name, line = tree.name(node), node.start_point[0] + 1
+        names[name] = min(line, names.get(name, line))
     return names
 
 

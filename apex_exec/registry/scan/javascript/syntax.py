@@ -159,8 +159,8 @@ class Value(NamedTuple):
 
 
 class Tree:
-    """One file. ``nodes`` has its nodes by kind, in the order of the source; ``properties`` the names of members and
-    keys. Raises MemoryError only if the process may have no more."""
+    """One file. ``nodes`` has its nodes by kind, in the order of the source but for leaves (names, strings), of which
+    those of one parent come together; ``properties`` the names of members and keys. Raises MemoryError only if the process may have no more."""
 
     def __init__(self, source: bytes) -> None:
         self.source = source
@@ -212,11 +212,6 @@ class Tree:
             if count > NODES_MAX:
                 self.too_many = True
                 return
-            if kind in _LEAVES:
-                continue
-            if kind == "property_identifier":
-                self.properties.add(self.name(node))
-                continue
             if kind not in _READ:
                 pass
             elif kind in _FUNCTIONS:
@@ -239,9 +234,20 @@ class Tree:
                 self._assigned(node.child_by_field_name("left"), node.child_by_field_name("right"))
             elif kind == "import_clause":
                 self._imported(node, whole)
-            children = node.named_children
-            if children:
-                waiting += [(child, block, function) for child in reversed(children)]
+            inner_nodes: list[tuple[Node, Range, Range]] = []
+            for child in node.named_children:
+                kind = child.type  # most nodes are leaves, and cost the least here
+                if kind in _LEAVES:
+                    count += 1
+                    if kind in nodes:
+                        nodes[kind].append(child)
+                elif kind == "property_identifier":
+                    count += 1
+                    self.properties.add(self.name(child))
+                else:
+                    inner_nodes.append((child, block, function))
+            inner_nodes.reverse()
+            waiting += inner_nodes
 
     def _function(self, node: Node, outer: Range, inner: Range) -> None:
         name = node.child_by_field_name("name")
