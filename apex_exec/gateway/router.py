@@ -27,6 +27,7 @@ from apex_exec.gateway.failure import ApiFailure
 from apex_exec.gateway.messages import Call
 from apex_exec.gateway.sql.tables import Table, read_tables
 from apex_exec.gateway.storage import Storage
+from apex_exec.gateway.user_lanes import UserLanes
 from apex_exec.storage.entries import RECORD_IDS
 from apex_exec.wire.side_link import Handlers
 from apex_exec.wire.values import MEMBERS_MAX, check_keys
@@ -72,7 +73,7 @@ class Router:
         self._storage: Storage | None = None
         self._fetcher: Fetcher | None = None
         self._kept: set[asyncio.Task[None]] = set()
-        self._shares: dict[str, tuple[asyncio.Semaphore, int]] = {}
+        self._lanes: dict[str, UserLanes] = {}
         self._accounts: FairQueue[None] = FairQueue(BURST_NS)
         self.handlers: Handlers = {
             Call: self._call, messages.Cancel: self._cancel, messages.Pass: self._pass,
@@ -248,34 +249,30 @@ class Router:
             return _encode(reply), facts
 
     async def _query(self, call: Call, request: Any) -> Answer:
-        async with self._share(call.plugin):
+        async with self._place(call):
             return await self.data.query(request, call.tables, call.plugin, call.share, call.user_id, call.due_ns)
 
     async def _write(self, call: Call, request: Any) -> Answer:
         if request.returning and not call.may_read and not isinstance(request, methods.Insert):
             raise ApiFailure("permission_denied", f"{call.method} with returning also needs data:read; the manifest "
                                                   "must ask for it")
-        async with self._share(call.plugin):
+        async with self._place(call):
             return await self.data.write(request, call.tables, call.plugin, call.user_id, call.due_ns)
 
     async def _keeps(self, call: Call, request: Any) -> Answer:
-        async with self._share(call.plugin):
+        async with self._place(call):
             return await self.storage.answer(call, request)
 
     @contextlib.asynccontextmanager
-    async def _share(self, plugin: str) -> AsyncIterator[None]:
-        """Takes one of the plugin's slots at the database. The counter is deleted once nobody uses or wants a slot."""
-        semaphore, users = self._shares.get(plugin) or (asyncio.Semaphore(DATABASE_CALLS_PER_PLUGIN_MAX), 0)
-        self._shares[plugin] = semaphore, users + 1
+    async def _place(self, call: Call) -> AsyncIterator[None]:
+        """Takes one of the plugin's places at the database. The lanes are deleted once nobody uses or wants a place."""
+        lanes = self._lanes.setdefault(call.plugin, UserLanes(DATABASE_CALLS_PER_PLUGIN_MAX))
         try:
-            async with semaphore:
+            async with lanes.place(call.user_id):
                 yield
         finally:
-            semaphore, users = self._shares[plugin]
-            if users == 1:
-                del self._shares[plugin]
-            else:
-                self._shares[plugin] = semaphore, users - 1
+            if lanes.is_idle:
+                self._lanes.pop(call.plugin, None)
 
     async def _may_hop(self, call: Call) -> None:
         """Asks the supervisor for one more request of this call: redirects count as requests. Raises ApiFailure."""
