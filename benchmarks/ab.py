@@ -85,7 +85,7 @@ def _measure(lab: Lab, name: str, workload: ab_workloads.Workload, sides: dict[s
             for _, host in asked.values():
                 case.warm(host)
 
-            def measure(label: str, case: ab_workloads.Case = case) -> None:
+            def measure(label: str, case: Any = case) -> None:
                 daemon, host = asked[label]
                 cpu_us, begun = _cpu_us(daemon), time.perf_counter()
                 took = case.run(host, calls)
@@ -132,8 +132,8 @@ def _cpu_us(daemon: Daemon) -> float:
 
 def _ratios(lab: Lab) -> str:
     """New by old, case by case, and large by small where a workload has both."""
-    lines = ["| workload | case | CPU, new : old | p50, new : old | new, p50 with 100,000 rows : with 100 |",
-             "|---|---|---|---|---|"]
+    lines = ["| workload | case | calls/s, new : old | CPU, new : old | p50, new : old | "
+             "new, p50 with 100,000 rows : with 100 |", "|---|---|---|---|---|---|"]
     cases: dict[tuple[str, str], dict[tuple[str, str], float]] = {}
     for row in lab.rows:
         key = (row.conditions["workload"], row.conditions["case"])
@@ -141,6 +141,6 @@ def _ratios(lab: Lab) -> str:
     for (workload, case), found in cases.items():
         small = cases.get((workload.replace("100,000", "100"), case), {})
         grown = found["new", "p50"] / small["new", "p50"] if "100,000" in workload and small else None
-        lines.append(f"| {workload} | {case} | {found['new', 'CPU'] / found['old', 'CPU']:.2f} | "
+        lines.append(f"| {workload} | {case} | {found['new', 'calls/s'] / found['old', 'calls/s']:.2f} | {found['new', 'CPU'] / found['old', 'CPU']:.2f} | "
                      f"{found['new', 'p50'] / found['old', 'p50']:.2f} | {f'{grown:.2f}' if grown else ''} |")
     return "\n".join([*lines, "", f"A query of 100,000 own rows is to cost at most {TARGET_RATIO} × that of 100."])
