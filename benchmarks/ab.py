@@ -141,6 +141,7 @@ def _ratios(lab: Lab) -> str:
     for (workload, case), found in cases.items():
         small = cases.get((workload.replace("100,000", "100"), case), {})
         grown = found["new", "p50"] / small["new", "p50"] if "100,000" in workload and small else None
-        lines.append(f"| {workload} | {case} | {found['new', 'calls/s'] / found['old', 'calls/s']:.2f} | {found['new', 'CPU'] / found['old', 'CPU']:.2f} | "
-                     f"{found['new', 'p50'] / found['old', 'p50']:.2f} | {f'{grown:.2f}' if grown else ''} |")
+        rate, cpu, p50 = (found["new", figure] / found["old", figure] for figure in ("calls/s", "CPU", "p50"))
+        large = f"{grown:.2f}" if grown else ""
+        lines.append(f"| {workload} | {case} | {rate:.2f} | {cpu:.2f} | {p50:.2f} | {large} |")
     return "\n".join([*lines, "", f"A query of 100,000 own rows is to cost at most {TARGET_RATIO} × that of 100."])

@@ -1,4 +1,4 @@
-"""The API calls of one async hook are made at once, eight at most, in every kind of worker; the rest keep their order."""
+"""The API calls of one async hook are made at once, eight at most, in every kind of worker."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ async def run(context, params):
 '''
 JAVASCRIPT = {"x": """async (c) => {
   const { base, paths, seconds, after } = c.context;
-  const one = async (path, init) => { try { return (await c.api.fetch(base + path, init)).status } catch (e) { return e.code } };
+  const one = async (path) => { try { return (await c.api.fetch(base + path)).status } catch (e) { return e.code } };
   if (seconds === undefined) return Promise.all(paths.map((path) => one(path)));
   const control = new AbortController();
   setTimeout(() => control.abort(), seconds * 1000);
@@ -123,7 +123,8 @@ def daemon(crowd: Crowd) -> Iterator[Daemon]:
 def run(daemon: Daemon, crowd: Crowd, plugin: str, **given: Any) -> Any:
     with Client(daemon.endpoint) as client:
         context = {"base": f"http://app.localhost:{crowd.port}", **given}
-        return client.invoke(plugin, "onActionExecute", A, {"action": "x", "context": context}, 50_000)["result"]["result"]
+        reply = client.invoke(plugin, "onActionExecute", A, {"action": "x", "context": context}, 50_000)
+        return reply["result"]["result"]
 
 
 @pytest.mark.parametrize("plugin", PLUGINS)

@@ -45,7 +45,8 @@ def _deep(levels: int) -> Any:
 BODIES = NESTED | st.sampled_from([
     [1] * 1200, [1] * 70_000, [[]] * 1025, [[]] * 4097, [[b""]] * 1025, [{}] * 2000, "x" * 5000, "x" * 100_000,
     "x" * EFFECTS_BYTES_MAX, {"a": [[]] * 1025}, {"a": "x" * 66_000, "b": [1] * 996}]) | st.integers(28, 36).map(_deep)
-NAMES = st.sampled_from(["a", "shop/a", "other/a", "", "a b", "Chart", "Pie", "é", "x" * 95, "x" * 96, "x" * 101, "a\n"])
+NAMES = st.sampled_from(["a", "shop/a", "other/a", "", "a b", "Chart", "Pie", "é", "x" * 95, "x" * 96, "x" * 101,
+                         "a\n"])
 
 
 def runtime(permissions: list[str] | None = None) -> made_here.Effects:
@@ -143,7 +144,8 @@ def test_permissions_are_those_of_the_latest_word() -> None:
 
 
 @pytest.mark.parametrize("frames", [
-    ["effects", 0, []], ["effects", 0, [["emit", "a", None]] * (TRIES_AT_ONCE + 1)], ["effects", -1, [["emit", "a", 1]]],
+    ["effects", 0, []], ["effects", 0, [["emit", "a", None]] * (TRIES_AT_ONCE + 1)],
+    ["effects", -1, [["emit", "a", 1]]],
     ["effects", 0, [["emit", "x" * 101, 1]]], ["effects", 0, [["emit", "a"]]], ["effects", 0, [["emit", 1, 1]]],
     ["effects", 0, [["emit", "", None, "permission_denied", 0]]], ["effects", 0, [["emit", "", None, "x", 2**40]]],
     ["effects", 0, [["emit", "", None, "x", -1]]], ["effects", 0, {"emit": 1}], ["effects", "0", [["emit", "a", 1]]],
