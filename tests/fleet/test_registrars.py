@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 import time
 from collections.abc import Iterator
@@ -147,7 +148,7 @@ def test_a_daemon_that_knows_nothing_is_not_ready_and_neither_is_one_whose_file_
     new = fleet.add("new", start=False)
     fleet.ways["new"].cut()
     new.start()
-    wait_for(lambda: "cannot be opened" in two.health["registry"] and "cannot be opened" in new.health["registry"], 60,
+    wait_for(lambda: "cannot be opened" in two.health["registry"] and "cannot be opened" in new.health["registry"], 240,
              "both have given up once")
     for node in (two, new):
         assert not node.is_ready and not node.served
@@ -156,7 +157,7 @@ def test_a_daemon_that_knows_nothing_is_not_ready_and_neither_is_one_whose_file_
     fleet.ways["new"].mend()
     for node in (two, new):
         node.wait_state("shared", "enabled", 60)
-        assert node.health["registry"] == ""
+        wait_for(lambda node=node: node.health["registry"] == "", 30, "it is said that it is well")
 
 
 def test_a_registry_that_was_restored_from_an_older_copy_brings_nothing_back_into_service(fleet: Fleet) -> None:
@@ -184,7 +185,7 @@ def test_a_registry_that_was_restored_from_an_older_copy_brings_nothing_back_int
     for way in fleet.ways.values():
         way.mend()
     for node in (one, two):
-        wait_for(lambda node=node: "set back to an older copy" in node.log, 60, "the report")
+        wait_for(lambda node=node: "set back to an older copy" in node.log, 240, "the report")
         assert node.state_of("shared") in ("disabled", "quarantined")
         node.wait_state("shared", "disabled", 30)
         assert node.served["shared"].reason.startswith("registry_restored") and node.state_of("plain") == "enabled"
@@ -203,7 +204,8 @@ def test_a_server_that_is_read_only_slow_frozen_or_killed_gives_one_clear_error_
     two.kill()
     two.start()
     wait_for(lambda: two.is_ready, 240, "ready on a server that is read-only")
-    assert two.state_of("shared") == "enabled" and two.health["registry"] == ""
+    two.wait_state("shared", "enabled", 60)
+    assert two.health["registry"] == ""
 
     def refused() -> Refused:
         with pytest.raises(Refused) as caught:
@@ -241,7 +243,7 @@ def test_a_server_that_is_read_only_slow_frozen_or_killed_gives_one_clear_error_
 
 def test_a_daemon_whose_clock_is_an_hour_ahead_says_so_and_dates_rows_by_the_servers(fleet: Fleet) -> None:
     one, ahead = fleet.add("one"), fleet.add("ahead", ahead_seconds=3600.0)
-    assert "clock is 3600 s ahead" in ahead.log
+    assert re.search(r"clock is 36\d\d s ahead", ahead.log)
     install(ahead, "shared")
     one.wait_state("shared", "enabled")
     engine = sa.create_engine(f"postgresql+psycopg://postgres@/fleet?host={fleet.server.folder}")
