@@ -18,9 +18,9 @@ import pytest
 from tests.attack import campaign, neighbours
 from tests.support import PYTHONS, RUN_FOLDER, has_landlock
 from tests.support.folders import make_run_folder
-from tests.support.postgres import postgres
+from tests.support.postgres import own_postgres, postgres
 
-__all__ = ["postgres"]
+__all__ = ["own_postgres", "postgres"]
 
 KINDS = {
     "slow": ("long matrices, random histories, soaks and benchmarks' own tests", "python -m pytest -q -m slow"),
@@ -118,7 +118,8 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
 def is_system(item: pytest.Item) -> bool:
     """Whether the test needs a PostgreSQL server, or Node; its fixtures and its place show that."""
     parameters = getattr(getattr(item, "callspec", None), "params", {}).values()
-    return ("postgres" in getattr(item, "fixturenames", ()) or item.path.parent.name == "host_ts"
+    fixtures = set(getattr(item, "fixturenames", ()))
+    return (not fixtures.isdisjoint(("postgres", "own_postgres")) or item.path.parent.name == "host_ts"
             or any(isinstance(value, str) and value.startswith("postgres") for value in parameters))
 
 

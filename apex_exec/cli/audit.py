@@ -158,14 +158,21 @@ def as_line(event: Event) -> str:
                  f"{event.resource} {event.action} user={event.user_id} {more}".rstrip())
 
 
-@audit_app.command(epilog=examples("apex-exec audit verify", "apex-exec audit verify --head 120934:9f2c…"))
+@audit_app.command(epilog=examples("apex-exec audit verify", "apex-exec audit verify --head 120934:9f2c…",
+                                   "apex-exec audit verify --fleet"))
 def verify(
     head: Annotated[str, Option(metavar="SEQ:HASH", help="A recorded head that the chain must contain.")] = "",
+    fleet: Annotated[bool, Option("--fleet", help="Walk all daemons' chains, as shipped to market.url.")] = False,
     as_json: AsJson = False, state_dir: StateDir = None, config: ConfigFile = None,
 ) -> None:
     """Walks the whole chain; says where an event was changed, removed, moved or cut off, and exits 1 then."""
     from apex_exec.ledger.verify import verify as walk
 
+    if fleet:
+        if head:
+            raise BadParameter("the heads of other daemons' chains are signed by themselves", param_hint="--head")
+        _verify_fleet(config, state_dir, as_json)
+        return
     noted = None
     if head:
         number, _, digest = head.partition(":")
@@ -188,6 +195,41 @@ def verify(
         fail(f"{found.finding.kind} at event {found.finding.seq}: {found.finding.message}", EXIT_NO)
     say(f"{events} events are as they were written, {found.first} to {found.last} ({events / seconds:,.0f}/s)")
     say(f"head {found.last}:{found.hash.hex()}")
+
+
+def _verify_fleet(config: Path | None, state_dir: str | None, as_json: bool) -> None:
+    """Verifies what all daemons have shipped; exits 1 if any of it does not hold. Raises Refusal."""
+    from apex_exec import extras
+    from apex_exec.common.sqlite import path_of
+    from apex_exec.config import load_settings
+
+    extras.need("registry", "audit verify --fleet")
+    settings = load_settings(config, {"state_dir": state_dir} if state_dir else None)
+    url = settings.database_url(settings.market.url)
+    if path_of(url) is not None:
+        fail("market.url is this daemon's own: nothing is shipped there; run `apex-exec audit verify`", EXIT_NO)
+    from apex_exec.market.money.chains import verify_chains
+    from apex_exec.registry.database import open_existing
+
+    engine = open_existing(url)
+    begun = time.monotonic()
+    try:
+        found = verify_chains(engine)
+    finally:
+        engine.dispose()
+    seconds = time.monotonic() - begun
+    rows = [{"node": one.node, "chain": one.chain, "first": one.first, "last": one.last,
+             "coveredNs": one.covered_ns, "ok": not one.problem, "problem": one.problem} for one in found]
+    bad = [one for one in found if one.problem]
+    if as_json:
+        print_json({"ok": not bad, "chains": rows, "seconds": seconds})
+    else:
+        for one in found:
+            say(f"{one.node} (chain {one.chain}): events {one.first} to {one.last} "
+                f"{'are as they were written' if not one.problem else 'DO NOT HOLD: ' + one.problem}")
+        say(f"{len(found)} chains, {len(bad)} with a problem ({seconds:.1f} s)")
+    if bad:
+        raise Exit(EXIT_NO)
 
 
 @audit_app.command(epilog=examples(

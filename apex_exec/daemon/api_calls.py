@@ -33,6 +33,7 @@ from apex_exec.daemon.running_calls import MARGIN_NS, Asked, Running
 from apex_exec.daemon.sides.side_process import SideProcess
 from apex_exec.executor.links.worker_link import WorkerLink
 from apex_exec.gateway import messages
+from apex_exec.ledger.chain import own_chain
 from apex_exec.ledger.records import AuditRecord
 from apex_exec.wire import messages as msg
 from apex_exec.wire.values import CONTAINERS_MAX, containers, containers_at_most
@@ -80,16 +81,19 @@ class ApiCalls:
                  wake: Callable[[SideProcess], None], metrics: Metrics, audit: Trail, overhead: Overhead,
                  add_host_ns: Callable[[str, int], None], plugin_settings: PluginSettings,
                  tenants: Tenants) -> None:
+        # Outbox records are this state folder's, whatever its machine is called; before, they had the names of both.
+        chain = own_chain(settings.state_path, f"{platform.node()}:{settings.state_path.absolute()}")
         self.side = SideProcess("gateway", "apex_exec.gateway.process:main", {
             "tables": {name: entry.model_dump() for name, entry in settings.data.tables.items()},
             "data_url": settings.database_url(settings.data.url), "prepared": settings.data.prepared_statements,
             "hosts": settings.fetch.allow,
             "allow_private": settings.fetch.allow_private, "internal": settings.fetch.internal,
             "ca_file": settings.fetch.ca_file, "log": settings.log.model_dump(),
+            "fleet": {"node": settings.fleet.node},
             "storage": {
                 "url": settings.database_url(settings.storage.url), "user_bytes": settings.storage.user_bytes,
                 "plugin_bytes": settings.storage.plugin_bytes},
-            "origin": f"{platform.node()}:{settings.state_path.absolute()}"},
+            "origin": "\n".join(filter(None, (chain.id, chain.formerly)))},
             handlers={
                 messages.Done: self._gateway_done, messages.Failed: self._gateway_failed,
                 messages.Hop: self._gateway_hops, messages.Spent: self._gateway_spent,

@@ -146,6 +146,8 @@ def build_daemon(ground: Ground, reread: Callable[[], Settings]) -> Parts:
     attach(loop, service.checks.side, SLEEP_SECONDS, metrics, logs)
     attach(loop, service.places.side, math.inf, metrics, logs)  # only if a bundle with source maps fails
     if isinstance(administration.registrar, RegistrarLink):
+        if needs_registry(settings):
+            administration.registrar.expect()
         attach(loop, administration.registrar.side, 0.0 if needs_registry(settings) else SLEEP_SECONDS, metrics, logs)
     # After the registrar, which the start waits for. A gateway that nothing is configured for refuses what it is asked,
     # and is started for that when it is asked.

@@ -40,7 +40,8 @@ def serve(settings: Settings, reread: Callable[[], Settings] | None = None) -> i
     if platform.system() != "Linux":
         raise ConfigError("apex-exec confines plugins with Linux's own means; this is no Linux")
     logs = Logs(level=settings.log.level, format=settings.log.format,
-                plugin_lines_per_second=settings.log.plugin_lines_per_second, folder=settings.state_path / "logs")
+                plugin_lines_per_second=settings.log.plugin_lines_per_second, folder=settings.state_path / "logs",
+                node=settings.fleet.node)
     root = logging.getLogger()
     root.addHandler(logs)
     root.setLevel(logging.DEBUG if settings.log.level == "debug" else logging.INFO)

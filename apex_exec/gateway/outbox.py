@@ -2,7 +2,9 @@
 
 The record is committed together with the write (table ``apex_exec_outbox``), handed to the supervisor after the commit,
 and deleted once the ledger has it on disk. If any process dies in between, the record is found at the next start and
-handed over again; the ledger chains each ``dedup_key`` only once. ``origin`` separates daemons that share a database.
+handed over again; the ledger chains each ``dedup_key`` only once. ``origin`` separates daemons that share a database:
+it is the id of the daemon's state folder (``ledger.chain``). Earlier releases wrote the names of machine and folder;
+``origins_of`` has both.
 """
 
 from __future__ import annotations
@@ -20,6 +22,13 @@ if TYPE_CHECKING:
     from apex_exec.gateway.sql.writes import Write  # sqlglot, which a daemon with storage alone need not have
 
 SWEEP_RECORDS_MAX = 500
+
+
+def origins_of(text: str) -> tuple[str, str]:
+    """What this daemon's records have as their origin, and what those of an earlier release of it have (the same, if
+    there was none): ``text`` is one line, or two."""
+    origin, _, formerly = text.partition("\n")
+    return origin, formerly or origin
 
 
 class Outgoing(msgspec.Struct):

@@ -27,7 +27,7 @@ from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
 from apex_exec.gateway.database_checks import check_connection, server_of
 from apex_exec.gateway.failure import ApiFailure
-from apex_exec.gateway.outbox import Outbox, Outgoing
+from apex_exec.gateway.outbox import Outbox, Outgoing, origins_of
 from apex_exec.gateway.sql.compiler import Compiled
 from apex_exec.gateway.sql.long_numbers import NUMBER_CHARACTERS_MAX, check_number, has_long_number, too_long_a_number
 from apex_exec.gateway.sql.owners import INACTIVE, Claim
@@ -127,7 +127,7 @@ class Postgres:
     backend = "postgres"
 
     def __init__(self, url: str, tables: Mapping[str, Table], origin: str, *, prepared: bool = False) -> None:
-        self._origin = origin
+        self._origin, self._formerly = origins_of(origin)
         self._tables = tables
         self._pool = AsyncConnectionPool(
             server_of(url), min_size=0, max_size=CONNECTIONS_MAX, open=False,
@@ -330,7 +330,8 @@ class Postgres:
             if not (await cursor.fetchone() or (False,))[0]:
                 return []
             cursor = await connection.execute(
-                f"SELECT id, record FROM {OUTBOX} WHERE origin = $1 ORDER BY at LIMIT $2", (self._origin, limit))
+                f"SELECT id, record FROM {OUTBOX} WHERE origin IN ($1, $2) ORDER BY at LIMIT $3",
+                (self._origin, self._formerly, limit))
             return [Outbox.decode(*row) for row in await cursor.fetchall()]
 
     async def forget(self, ids: list[str]) -> None:

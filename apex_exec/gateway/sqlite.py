@@ -21,7 +21,7 @@ from apex_exec.common.sqlite import open_readonly, open_theirs
 from apex_exec.gateway.costs import counting, give_way
 from apex_exec.gateway.failure import ApiFailure
 from apex_exec.gateway.lock_turns import Turns
-from apex_exec.gateway.outbox import Outbox, Outgoing
+from apex_exec.gateway.outbox import Outbox, Outgoing, origins_of
 from apex_exec.gateway.sql.allowed import FORMS
 from apex_exec.gateway.sql.compiler import Compiled
 from apex_exec.gateway.sql.owners import Claim
@@ -101,7 +101,7 @@ class Sqlite:
     def __init__(self, path: Path, tables: Mapping[str, Table], origin: str) -> None:
         self._path = path
         self._tables = tables
-        self._origin = origin
+        self._origin, self._formerly = origins_of(origin)
         self._inside_views: set[tuple[int, str | None, str | None, str | None]] = set()
         """What the views among the visible tables read, in the authorizer's terms."""
         self._threads = ThreadPoolExecutor(READERS + 1, "sqlite", initializer=give_way)
@@ -276,8 +276,8 @@ class Sqlite:
                 self._writer = await self._opened(self._open_writer)
             database = self._writer.database
             rows = await self._run(self._writer, time.monotonic_ns() + 10_000_000_000, lambda: database.execute(
-                f"SELECT id, record FROM {OUTBOX} WHERE origin = ? ORDER BY rowid LIMIT ?",
-                (self._origin, limit)).fetchall())
+                f"SELECT id, record FROM {OUTBOX} WHERE origin IN (?, ?) ORDER BY rowid LIMIT ?",
+                (self._origin, self._formerly, limit)).fetchall())
         return [Outbox.decode(*row) for row in rows]
 
     async def forget(self, ids: list[str]) -> None:

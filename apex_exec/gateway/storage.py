@@ -24,7 +24,7 @@ from apex_exec.gateway.costs import counted, counting
 from apex_exec.gateway.failure import ApiFailure
 from apex_exec.gateway.lock_turns import Turns
 from apex_exec.gateway.messages import Call, Written
-from apex_exec.gateway.outbox import Keeper
+from apex_exec.gateway.outbox import Keeper, origins_of
 from apex_exec.storage.entries import COMMON, RECORD_IDS, Full, Place, Waiting
 from apex_exec.wire.values import check_value
 
@@ -48,7 +48,7 @@ class Storage:
 
     def __init__(self, settings: dict[str, Any], origin: str, hand_over: Callable[[Written], None]) -> None:
         self._settings = settings
-        self._origin = origin
+        self._origin, self._formerly = origins_of(origin)
         self.outbox = Keeper(self._waiting, self._forget, hand_over)
         self._threads = ThreadPoolExecutor(THREADS, "storage")  # its work is short, so it need not give way
         self._opening = threading.Lock()
@@ -145,7 +145,7 @@ class Storage:
 
     async def _waiting(self, limit: int) -> list[Written]:
         due_ns = time.monotonic_ns() + int(OWN_SECONDS * 1e9)
-        found = await self._run(due_ns, lambda store, _: store.waiting(self._origin, limit))
+        found = await self._run(due_ns, lambda store, _: store.waiting((self._origin, self._formerly), limit))
         return [_written(record) for record in found]
 
     async def _forget(self, ids: list[str]) -> None:

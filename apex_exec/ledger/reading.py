@@ -237,7 +237,7 @@ def export_rows(database: Path, wanted: Filter) -> Iterator[tuple[int, bytes]]:
     try:
         for event, body, digest in _named_rows(database, db, wanted):
             if last_seq != event.seq - 1:
-                last_hash = _hash_of(db, event.seq - 1)
+                last_hash = hash_of(db, event.seq - 1)
             line = b'%b,"prevHash":"%b","hash":"%b"}\n' % (
                 body[:-1], last_hash.hex().encode(), digest.hex().encode())
             yield event.seq, line
@@ -265,7 +265,7 @@ def hash_at(database: Path, seq: int) -> bytes:
     return bytes(row[0]) if row is not None else b""
 
 
-def _hash_of(db: sqlite3.Connection, seq: int) -> bytes:
+def hash_of(db: sqlite3.Connection, seq: int) -> bytes:
     """The hash of event ``seq``, also if retention has removed the event and kept only its hash; b"" if both are gone.
     """
     if seq == 0:

@@ -197,6 +197,13 @@ class MonthPage(Month):
     limit: int = 100
 
 
+class Close(Month):
+    """A month to be closed, and the chains of ledgers that are lost: it is closed ``without`` them, for a reason."""
+
+    without: list[str] = []
+    reason: str = ""
+
+
 class OperationArgs(_Args):
     """An operation by the id that it was answered with; without one, the latest operations."""
 
@@ -266,7 +273,7 @@ OPERATIONS = (
               lane="billing"),
     Operation("billing.csv", Month, "Returns a month's statement as CSV.", lane="billing"),
     Operation("billing.enterprise", Enterprise, "Books custom development for a customer at cost / (1 - 0.5)."),
-    Operation("billing.close", Month, "Closes a month: its lines are never changed again.", lane="billing"),
+    Operation("billing.close", Close, "Closes a month: its lines are never changed again.", lane="billing"),
     Operation("billing.status", OperationArgs,
               "Shows progress and outcome of a report or closing by its id; or the latest ones.",
               lane="billing"),

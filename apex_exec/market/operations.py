@@ -21,6 +21,7 @@ from apex_exec.market.arguments import (
     AnswerTicket,
     Buy,
     Clock,
+    Close,
     Comment,
     Customer,
     Enterprise,
@@ -41,7 +42,7 @@ from apex_exec.market.arguments import (
     Which,
 )
 from apex_exec.market.long_operations import Lasting, Running
-from apex_exec.market.money import contracts, invoices, pages, reports, sales
+from apex_exec.market.money import chains, contracts, invoices, pages, reports, sales
 from apex_exec.market.money.metering import Key, Usage
 from apex_exec.market.money.months import NS
 from apex_exec.market.money.statements import Line, statement, to_csv
@@ -314,16 +315,21 @@ class Operations:
                           hint=f"apex-exec billing report --month {args.month} --csv writes all of them")
         return {"month": args.month, "csv": text}
 
-    def billing_close(self, context: Context, args: Month) -> Any:
+    def billing_close(self, context: Context, args: Close) -> Any:
         """Closes a month; its lines and usage are stored for good (see ``Lasting.ask``).
 
         Whether the month may be closed is checked first, so that a repeated request after the closing is answered at
         once.
         """
+        if args.without and not args.reason.strip():
+            raise Refusal("reason_missing", "to close a month without a ledger needs a reason", code=Code.INVALID_INPUT,
+                          hint="say why with --reason")
+
         def check() -> None:
             self.shop.read(lambda db: invoices.check_closable(db, self.shop.now_ns(), args.month))
 
-        return self.lasting.ask(context, "billing.close", Month(month=args.month), check)
+        return self.lasting.ask(context, "billing.close", Close(
+            month=args.month, without=sorted(set(args.without)), reason=args.reason), check)
 
     def _closed(self, args: Month) -> Any:
         """The statement of a closed month."""
@@ -340,13 +346,23 @@ class Operations:
 
     def _close(self, running: Running) -> Any:
         """Closes the month, unless the ledger was tampered with."""
-        month = running.args.month
+        month, without = running.args.month, running.args.without if isinstance(running.args, Close) else []
         self.shop.check_ledger(running.progress)
+        left: list[str] = []
+        if self.shop.is_shared:
+            if without:
+                left = self.shop.change(lambda db, now_ns: chains.leave(db, without, now_ns))
+            self.shop.wait_for_chains(month, running.progress)
         usage = self.shop.usage(month, running.progress)
         hosted = self.shop.hosted(running.context, month, usage)
         running.progress.begin("writing", 0)
 
         def work(db: sa.Connection, now_ns: int) -> Any:
+            if self.shop.is_shared:
+                chains.check_covered(db, month)
+                if chains.usage_of(db, month) != usage:
+                    raise Refusal("changed_meanwhile", f"more of {month} has arrived meanwhile", code=Code.CONFLICT,
+                                  hint="request it again")
             done = _statement(invoices.close_month(db, now_ns, month, hosted, usage), running.args, True, usage)
             running.commit(db, now_ns)
             return done
@@ -354,7 +370,8 @@ class Operations:
         done = self.shop.change(work)
         running.context.at_point("month-closed")
         running.context.audit("daemon", "billing.close.committed", {
-            "operation": running.id, "month": month, "askedBy": running.context.uid})
+            "operation": running.id, "month": month, "askedBy": running.context.uid,
+            **({"without": left, "reason": running.args.reason} if isinstance(running.args, Close) and left else {})})
         return done
 
 

@@ -46,6 +46,9 @@ from apex_exec.registry.trials.testing import (
 
 log = logging.getLogger(__name__)
 
+PUBLISHED_NS = 30 * 10**9
+"""How often a daemon looks whether another one has published, although nobody has said so."""
+
 SUBMISSION_SECONDS_MAX = 300.0
 """How long the tests of one submission and the runs that prove their coverage may take together. Tests that are too
 long are refused with that reason; otherwise a submitter could block the lane for hours."""
@@ -64,20 +67,35 @@ class Service:
         self.withdrawn: frozenset[str] = frozenset()
         """Digests that this marketplace itself has revoked."""
         self.looked_ns = 0
-        self.next_refresh_ns = 0
+        self._keeping = threading.Lock()
+        self.next_refresh_ns = self.published_ns = 0
 
     def keep(self, context: Context) -> None:
         """Ends rights whose time has come, and signs the index anew before it expires."""
+        with self._keeping:
+            self._keep(context)
+
+    def _keep(self, context: Context) -> None:
         now_ns = self.shop.now_ns()
         if now_ns >= self.entitlements.due_ns or not 0 <= now_ns - self.looked_ns < RETRY_NS:
             self.looked_ns = now_ns
             self.stop_withdrawn(context)
             self.entitlements.sweep(context)
         set_back = now_ns < self.next_refresh_ns - LIFETIME_NS // 2  # to before the index was signed
-        if (now_ns >= self.next_refresh_ns or set_back) and (self.shop.public / "index.json").exists():
+        if now_ns >= self.published_ns or not 0 <= self.published_ns - now_ns <= PUBLISHED_NS:
+            self.published_ns = now_ns + PUBLISHED_NS
+            self.publish_here()
+        if (now_ns >= self.next_refresh_ns or set_back) and (
+                self.shop.public / "index.json").exists() and self.shop.can_sign:
             index = self.shop.change(self.shop.write_index)
             self.next_refresh_ns = index.issued_ns + LIFETIME_NS // 2
 
+    def publish_here(self) -> None:
+        """See ``Shop.publish_here``."""
+        try:
+            self.shop.publish_here()
+        except OSError as error:
+            log.error("what another daemon has published could not be written to %s: %s", self.shop.public, error)
 
     def stop_withdrawn(self, context: Context) -> None:
         """Revokes installed versions that this marketplace has revoked: the process that revoked them may have died
@@ -102,7 +120,8 @@ def service_of(context: Context) -> Service:
     key = _key(context)
     with _lock:
         if key not in _open:
-            _open[key] = Service(Shop(context.settings, context.now_ns), context.over_ns)
+            _open[key] = Service(Shop(context.settings, context.now_ns, context.store.sender, context.ledger_ns),
+                                 context.over_ns)
         return _open[key]
 
 
@@ -146,6 +165,43 @@ def entitled(context: Context, plugin: str, paid: bool) -> frozenset[str] | None
     if service is None:
         return frozenset() if paid else None
     return service.entitlements.of(plugin, paid)
+
+
+def ship(context: Context) -> int | None:
+    """Ships this daemon's ledger, if the marketplace's database is on a server; how many of its events are still to be
+    shipped, None if none ever is. Blocks. Raises Refusal as ``Shipper.ship`` does, LedgerError."""
+    shop = service_of(context).shop
+    if not shop.is_shared:
+        return None
+    shop.shipper.ship()
+    return shop.shipper.unshipped
+
+
+def unshipped(context: Context) -> int | None:
+    """The same, as of the last time."""
+    service = _open.get(_key(context))
+    return service.shop.shipper.unshipped if service is not None and service.shop.is_shared else None
+
+
+def begin_chain_anew(context: Context) -> str:
+    """The ledger that is there is a chain of its own from now on, if it does not continue the one that was shipped; the
+    new chain's name, "" if it does. Raises Refusal, LedgerError."""
+    shop = service_of(context).shop
+    return shop.shipper.begin_anew() if shop.is_shared else ""
+
+
+def ends(context: Context) -> dict[str, dict[str, int]]:
+    """See ``Entitlements.ends``; nothing if the marketplace could not be opened."""
+    service = _open.get(_key(context))
+    return {} if service is None else service.entitlements.ends()
+
+
+def look_again(context: Context) -> None:
+    """Has what is paid for read anew: another daemon has changed it."""
+    service = _open.get(_key(context))
+    if service is not None:
+        service.entitlements.due_ns = service.published_ns = 0
+        keep(context)
 
 
 def follow(context: Context) -> float:
@@ -243,7 +299,7 @@ def _stop(context: Context, digest: str, reason: str) -> None:
 
 
 def _publish(context: Context, plugins: Iterable[str]) -> None:
-    commit(context, lambda _: None, plugins, point="entitlements-looked-at")
+    commit(context, lambda _: None, plugins, point="entitlements-looked-at", changes_rows=False)
 
 
 def _disable(context: Context, plugin: str, user_id: str, reason: str) -> None:

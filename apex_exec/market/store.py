@@ -18,8 +18,10 @@ from apex_exec.registry.database import Schema, open_database
 
 S = TypeVar("S", bound=msgspec.Struct)
 
-SCHEMA = Schema("market", Path(__file__).parent / "revisions", revision="0006", version=6)
+SCHEMA = Schema("market", Path(__file__).parent / "revisions", revision="0007", version=6)
 NAME = SCHEMA.name
+CHANNEL = "apex_exec_market"
+"""What daemons on one server listen to: somebody has changed the marketplace's rows; the payload names who."""
 CLOCK_SLACK_NS = 5_000_000_000
 """How far a clock may step back (time synchronisation); the latest moment seen is then used in its place."""
 
@@ -154,6 +156,31 @@ index_versions = sa.Table(
 indexes_seen = sa.Table(
     "indexes_seen", metadata, sa.Column("place", sa.String(1000), primary_key=True),
     sa.Column("version", sa.BigInteger, nullable=False), _text("sha256", 64))
+
+chains = sa.Table(
+    "chains", metadata,
+    _text("chain", 64, primary_key=True), _text("node", 64), _text("public_key", 64), _text("holder", 32),
+    sa.Column("first_ns", _Ns, nullable=False), sa.Column("from_seq", sa.BigInteger, nullable=False),
+    sa.Column("to_seq", sa.BigInteger, nullable=False), _text("hash", 64), sa.Column("covered_ns", _Ns, nullable=False),
+    _text("head", 128), sa.Column("changed_ns", _Ns, nullable=False), sa.Column("left_ns", _Ns, nullable=False))
+
+chain_segments = sa.Table(
+    "chain_segments", metadata,
+    sa.Column("chain", sa.String(64), sa.ForeignKey("chains.chain"), primary_key=True),
+    sa.Column("from_seq", sa.BigInteger, primary_key=True, autoincrement=False),
+    sa.Column("to_seq", sa.BigInteger, nullable=False), _text("prev_hash", 64), _text("hash", 64),
+    sa.Column("data", sa.LargeBinary, nullable=False))
+
+SUMS = ("calls", "cpu_us", "memory_mb_ms", "api_calls", "network_requests", "host_cpu_us")
+chain_usage = sa.Table(
+    "chain_usage", metadata,
+    sa.Column("chain", sa.String(64), sa.ForeignKey("chains.chain"), primary_key=True),
+    _text("month", 7, primary_key=True), _text("plugin", primary_key=True), _text("user_id", 200, primary_key=True),
+    *(sa.Column(name, sa.BigInteger, nullable=False) for name in SUMS))
+
+shop_files = sa.Table(
+    "shop_files", metadata, _text("name", 200, primary_key=True), sa.Column("data", sa.LargeBinary, nullable=False),
+    sa.Column("changed_ns", _Ns, nullable=False))
 
 clock = sa.Table("clock", metadata, sa.Column("id", sa.Integer, primary_key=True),
                  sa.Column("last_ns", _Ns, nullable=False))

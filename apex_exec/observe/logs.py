@@ -165,11 +165,12 @@ class _Writer:
 class Logs(logging.Handler):
     """Accepts lines from everywhere; ``start`` begins to write them. It is also a handler of ``logging``.
 
-    Each line begins with ``process``, unless it comes from the daemon itself.
+    Each line begins with ``process``, unless it comes from the daemon itself. It names ``node``, if the daemon is given
+    a name among others (`fleet.node`).
     """
 
     def __init__(self, *, level: str, format: str, plugin_lines_per_second: float = 1, folder: Path | None = None,
-                 stream: IO[str] | None = None, process: str = "") -> None:
+                 stream: IO[str] | None = None, process: str = "", node: str = "") -> None:
         super().__init__()
         self.level_min = LEVELS[level]
         self.plugin_lines_per_second = plugin_lines_per_second
@@ -177,6 +178,7 @@ class Logs(logging.Handler):
         """By plugin: what takes its secrets out of its lines."""
         self._prefix = f"{process}: " if process else ""
         self._json = format == "json"
+        self._node = node
         self._stream = stream or sys.stderr
         self._folder = folder
         self._files: OrderedDict[str, IO[str]] = OrderedDict()
@@ -337,13 +339,15 @@ class Logs(logging.Handler):
         name = _NAMES.get(level, "info")
         if self._json:
             entry: dict[str, Any] = {"time": stamp, "level": name, "message": text[:TEXT_CHARS_MAX]}
+            if self._node:
+                entry["node"] = self._node
             if plugin:
                 entry["plugin"] = plugin
             if call:
                 entry["call"] = call
             return json.dumps(entry) + "\n"
         mark = f"plugin {plugin}: " if plugin else ""
-        return f"{stamp} {name.upper()} {mark}{escape(text)}\n"
+        return f"{stamp} {name.upper()} {self._node and f'[{self._node}] '}{mark}{escape(text)}\n"
 
     def _append(self, plugin: str, text: str) -> None:
         assert self._folder is not None
@@ -366,8 +370,8 @@ class Logs(logging.Handler):
             path.replace(path.with_suffix(".log.1"))
 
 
-def log_beside(process: str, level: str, format: str) -> None:
+def log_beside(process: str, level: str, format: str, node: str = "") -> None:
     """For a process beside the loop: formats each line that it logs with ``logging`` as a line of the daemon's log."""
     root = logging.getLogger()
-    root.addHandler(Logs(level=level, format=format, process=process))
+    root.addHandler(Logs(level=level, format=format, process=process, node=node))
     root.setLevel(LEVELS[level])

@@ -110,6 +110,10 @@ METRICS = _table(
     Metric("fleet_forwarded_total", "counter", "Calls that were forwarded to the node that owns their plugin.",
            ("node",)),
     Metric("fleet_node_lost_total", "counter", "Links to other nodes that ended unannounced.", ("node",)),
+    Metric("registry_age_seconds", "gauge",
+           "How old what is served of a registry on a server may be: the time since it was last known to be current."),
+    Metric("chain_unshipped_events", "gauge",
+           "Events of this daemon's ledger that the marketplace's server does not have yet."),
     Metric("protocol_anomalies_total", "counter", "Messages that a correct peer never sends.", ("kind",)),
 )
 

@@ -68,6 +68,8 @@ class Context:
     """
     settled_ns: Callable[[], int] | None = None
     """See ``over_ns``; None means that the clock is always right."""
+    ledger_ns: Callable[[], int] | None = None
+    """The clock that gives the ledger's events their times; None if that is ``now_ns``."""
     gates: tuple[Gate, ...] = ()
     folder_plugins: frozenset[str] = frozenset()
     """Ids that are served straight from ``plugins_dir``: such a plugin cannot be installed as well."""

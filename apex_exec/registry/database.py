@@ -21,6 +21,7 @@ from sqlalchemy.exc import DatabaseError, DBAPIError, OperationalError, SQLAlche
 from apex_exec.common.backoff import Backoff
 from apex_exec.common.sqlite import open_ours, path_of
 from apex_exec.errors import Code, Refusal
+from apex_exec.registry import patience
 
 T = TypeVar("T")
 
@@ -33,6 +34,16 @@ PAUSE_SECONDS_MIN, PAUSE_SECONDS_MAX = 0.002, 0.25
 random fraction of that: two writers that retry at once lose to each other again; we saw that five times in a row."""
 _MIGRATING = threading.Lock()
 """The whole process has only one of Alembic's ``op``, which revisions use."""
+CONNECT: Mapping[str, Any] = MappingProxyType({
+    "connect_timeout": 3, "keepalives_idle": 2, "keepalives_interval": 1, "keepalives_count": 3,
+    "tcp_user_timeout": 5_000, "application_name": "apex-exec"})
+"""For PostgreSQL: a client of a server that is gone notices it within five seconds, whatever the kernel's own
+patience is. An operation that begins on a connection that is dead needs that and a new connection: eight seconds."""
+STATEMENT_MS, IDLE_MS = 10_000, 60_000
+"""A statement on PostgreSQL, its wait for locks included, ends after this time; and so does a transaction in which its
+client asks for nothing: a daemon that hangs holds no lock for ever."""
+_LIMITS = f"SET LOCAL statement_timeout = {STATEMENT_MS}; SET LOCAL idle_in_transaction_session_timeout = {IDLE_MS}"
+"""In each transaction, since a pooler in transaction mode takes no settings at the connection's start."""
 _MIGRATION_LOCK = 0x61706578  # "apex": the advisory lock for the first process that migrates PostgreSQL
 
 
@@ -41,8 +52,10 @@ class Schema(NamedTuple):
 
     ``revisions`` is a folder of Alembic revisions, numbered from "0001". Each is written out in full and not changed
     after its release: the content of an old store must not depend on what the code's tables look like today.
-    ``revision`` is the newest of them. ``version`` is in the store's row of ``schema_versions``: a release that knows
-    only smaller numbers refuses the store. A revision with which older releases still work leaves it unchanged.
+    ``revision`` is the newest of them. ``version`` is the smallest number that a reader must know, and stands in the
+    store's row of ``schema_versions``: a release that knows only smaller numbers refuses the store. A revision with
+    which older releases still work leaves it unchanged, so that during a rolling upgrade the release before goes on
+    and may even be started again.
     """
 
     name: str
@@ -72,10 +85,16 @@ def open_database(url: str, schema: Schema, connect: Mapping[str, Any] = Mapping
     return engine
 
 
+def open_existing(url: str) -> sa.Engine:
+    """The engine of a store that is only read: nothing is made or changed, and its revision is not looked at."""
+    return _engine(url, {})
+
+
 def _bring_up(db: sa.Connection, schema: Schema) -> None:
     """Runs the missing revisions. Changes nothing in a store that has all of them, or later ones as well."""
-    db.execute(sa.text("CREATE TABLE IF NOT EXISTS schema_versions "
-                       "(name VARCHAR(40) PRIMARY KEY, version INTEGER NOT NULL)"))
+    if not sa.inspect(db).has_table("schema_versions"):  # a server that is read-only serves what it has
+        db.execute(sa.text("CREATE TABLE IF NOT EXISTS schema_versions "
+                           "(name VARCHAR(40) PRIMARY KEY, version INTEGER NOT NULL)"))
     name = {"name": schema.name}
     version = db.execute(sa.text("SELECT version FROM schema_versions WHERE name = :name"), name).scalar() or 0
     if version > schema.version:
@@ -87,6 +106,9 @@ def _bring_up(db: sa.Connection, schema: Schema) -> None:
         found = db.execute(sa.text(f"SELECT version_num FROM {table}")).scalar() or ""
     if found >= schema.revision:
         return
+    if db.dialect.name == "postgresql":  # a revision may take its time
+        db.exec_driver_sql("SET LOCAL statement_timeout = 0")
+        db.execution_options(patient=True)
     _migrate(db, schema, table, "" if found or not version else f"{version:04}")
     db.execute(sa.text("DELETE FROM schema_versions WHERE name = :name"), name)
     db.execute(sa.text("INSERT INTO schema_versions (name, version) VALUES (:name, :version)"),
@@ -152,16 +174,52 @@ def unusable(name: str, error: Exception) -> Refusal:
     cause = getattr(error, "orig", None) or error
     line = (str(cause).splitlines() or [type(cause).__name__])[0]
     corrupt = isinstance(error, DatabaseError) and "malformed" in line or "not a database" in line
-    return Refusal("store_unusable", f"the {name} store cannot be used: {line[:300]}",
-                   hint="restore it from a backup" if corrupt else "check the disk, the locks and the database server")
+    hint = "restore it from a backup" if corrupt else _HINTS.get(
+        getattr(cause, "sqlstate", None) or "", "check the disk, the locks and the database server")
+    return Refusal("store_unusable", f"the {name} store cannot be used: {line[:300]}", hint=hint)
+
+
+_HINTS = {
+    "25006": "the database server is read-only: it is a standby, or was made so; name the primary in the URL",
+    "53100": "the disk of the database server is full: free some space there and try again",
+    "53300": "the database server accepts no more connections: raise its max_connections, or use a pooler",
+    "57014": f"the database server was too slow: a statement took over {STATEMENT_MS // 1000} s; look at its load",
+}
+"""What to do, by the server's own codes."""
+
+
+def is_server(engine: sa.Engine) -> bool:
+    """Whether the store is on a server, so that other daemons may use it too."""
+    return engine.dialect.name == "postgresql"
+
+
+def tell_others(db: sa.Connection, channel: str, payload: str) -> None:
+    """Wakes the daemons that listen on ``channel`` when the open transaction is committed; only on a server.
+
+    The rows decide, and this only says that somebody should look at them: nothing depends on its arrival.
+    """
+    if db.dialect.name == "postgresql":
+        db.execute(sa.select(sa.func.pg_notify(channel, payload if len(payload) < PAYLOAD_CHARS_MAX else "")))
+
+
+PAYLOAD_CHARS_MAX = 7_000
+"""PostgreSQL refuses a payload of 8,000 bytes. An empty one means: look at everything."""
 
 
 def _engine(url: str, connect: Mapping[str, Any]) -> sa.Engine:
     path = path_of(url)
     if path is None:
         # No prepared statements: behind a pooler, a statement's name may be unknown, or belong to another text.
-        return sa.create_engine(url, isolation_level="SERIALIZABLE", pool_pre_ping=True,
-                                connect_args={"prepare_threshold": None, **connect})
+        server = sa.create_engine(url, isolation_level="SERIALIZABLE",
+                                  connect_args={"prepare_threshold": None, **CONNECT, **connect})
+
+        patience.bound(server)
+
+        @sa.event.listens_for(server, "begin")
+        def limited(connection: sa.Connection) -> None:
+            connection.exec_driver_sql(_LIMITS)
+
+        return server
     engine = sa.create_engine(url, creator=lambda: open_ours(path, busy_seconds=BUSY_SECONDS, any_thread=True,
                                                              pragmas=("secure_delete = ON",)))
 

@@ -13,7 +13,7 @@ import sqlalchemy as sa
 
 from apex_exec.errors import Code, Refusal
 from apex_exec.registry import store as db_
-from apex_exec.registry.bundles import checks
+from apex_exec.registry.bundles import checks, shared
 from apex_exec.registry.bundles.bundle import Bundle
 from apex_exec.registry.bundles.manifest import Manifest, parse_manifest
 from apex_exec.registry.context import Context
@@ -74,6 +74,14 @@ def fresh(ctx: Context, version: VersionRow) -> VersionRow:
     return row
 
 
+def read_bundle(ctx: Context, digest: str) -> Bundle:
+    """The bundle, from this daemon's folder; if it is not there, from where another daemon has put it. Raises Refusal.
+    """
+    if ctx.store.is_shared and not ctx.blobs.has(digest):
+        ctx.store.transact(lambda db: shared.bring(db, ctx.blobs, [digest]))
+    return ctx.blobs.read(digest)
+
+
 def manifest_of(version: VersionRow) -> Manifest:
     """The manifest of a stored version. Raises Refusal."""
     return parse_manifest(version.manifest.encode())
@@ -116,6 +124,7 @@ def register(ctx: Context, bundle: Bundle, signatures: bytes = b"") -> VersionRo
             db_.put_version(db, known)
         elif signed.author_key and known.author_key != signed.author_key:
             db_.change_version(db, manifest.id, manifest.version, author_key=signed.author_key)
+        shared.share(db, bundle, now_ns)
         found = db_.get_version(db, manifest.id, manifest.version)
         assert found is not None
         return found
@@ -150,7 +159,7 @@ def _put_first(db: sa.Connection, plugin: PluginRow | None, bundle: Bundle, now_
 def validate(ctx: Context, version: VersionRow) -> Report:
     """Checks policy, signature and scan, and loads the code in the jail. The state becomes ``validated``, or a Refusal
     says what failed."""
-    bundle = ctx.blobs.read(version.digest)
+    bundle = read_bundle(ctx, version.digest)
     try:
         if version.state == "revoked":
             raise Refusal("version_revoked", f"{version.plugin} {version.version} was revoked: {version.reason}",

@@ -7,18 +7,22 @@ call blocks; a database that fails raises Refusal("store_unusable").
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import secrets
+from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
 import msgspec
 import sqlalchemy as sa
 
 from apex_exec.registry import tables as t
-from apex_exec.registry.database import open_database, transact
+from apex_exec.registry.bundles import shared
+from apex_exec.registry.database import is_server, open_database, tell_others, transact
 
 T = TypeVar("T")
 Row = TypeVar("Row", bound=msgspec.Struct)
 
+CHANNEL = "apex_exec_registry"
+"""What daemons on one server listen to: ``<sender>|<plugin>,<plugin>``; without plugins, anything may have changed."""
 EVERYBODY = ""
 """The ``user_id`` of an enablement for everybody."""
 
@@ -127,14 +131,55 @@ class Store:
 
     def __init__(self, url: str) -> None:
         self.engine = open_database(url, t.SCHEMA)
+        self.is_shared = is_server(self.engine)
+        """Whether other daemons may work with these rows: they are then not this daemon's alone to judge."""
+        self.sender = secrets.token_hex(8)
+        """Names this process to the others that listen: nobody has to look again for its own changes."""
 
     def transact(self, work: Callable[[sa.Connection], T]) -> T:
         """Runs ``work(db)`` in one transaction: all of it takes effect, or nothing. ``work`` may run more than once."""
         return transact(self.engine, t.STORE, work)
 
+    def tell_others(self, db: sa.Connection, plugins: Iterable[str]) -> None:
+        """Has the other daemons look at ``plugins`` once the open transaction is committed. On SQLite it does nothing.
+        """
+        if self.is_shared:
+            db.execute(sa.select(sa.func.nextval(t.CHANGES)))
+            tell_others(db, CHANNEL, f"{self.sender}|{','.join(sorted(plugins))}")
+
     def close(self) -> None:
         """Closes every connection."""
         self.engine.dispose()
+
+
+def plugins_told(payload: str, sender: str) -> set[str] | None:
+    """The plugins that a message on ``CHANNEL`` names; none if it is ``sender``'s own, None if any may have changed."""
+    by, _, names = payload.partition("|")
+    if by == sender:
+        return set()
+    return set(names.split(",")) if names else None
+
+
+def fingerprint(db: sa.Connection) -> str:
+    """A text that is another one if what is to be served by the rows is; it is made on the server.
+
+    Ten thousand plugins take the server some twenty milliseconds, and making all of their specs takes a daemon two
+    seconds.
+    """
+    parts = [db.execute(sa.text(
+        f"SELECT coalesce(md5(string_agg({row}, '|' ORDER BY {row})), '') FROM {table}")).scalar()
+             for table, row in (
+                 ("plugins", "concat_ws(',', id, version, state, reason, updated_ns)"),
+                 ("versions", "concat_ws(',', plugin, version, digest, state)"),
+                 ("approvals WHERE state = 'approved'", "concat_ws(',', id, digest, permission, expires_ns)"),
+                 ("enablement WHERE to_ns IS NULL", "concat_ws(',', plugin, user_id)"),
+                 ("keys", "concat_ws(',', key_id, state)"), ("signatures", "concat_ws(',', digest, key_id, role)"))]
+    return "-".join(map(str, parts))
+
+
+def changes(db: sa.Connection) -> int:
+    """The number of the latest change, on a server; it only grows."""
+    return int(db.execute(sa.text(f"SELECT last_value FROM {t.CHANGES}")).scalar_one())
 
 
 def _one(kind: type[Row], row: sa.Row[Any] | None) -> Row | None:
@@ -204,8 +249,11 @@ def change_version(db: sa.Connection, plugin: str, version: str, **values: Any) 
 def drop_version(db: sa.Connection, plugin: str, version: str) -> None:
     """Deletes a version's row, unless the version was revoked: that is for good. ``BlobStore.sweep`` removes its blob.
     """
+    digests = list(db.execute(sa.select(t.versions.c.digest).where(
+        t.versions.c.plugin == plugin, t.versions.c.version == version)).scalars())
     db.execute(sa.delete(t.versions).where(t.versions.c.plugin == plugin, t.versions.c.version == version,
                                            t.versions.c.state != "revoked"))
+    shared.forget(db, digests)
 
 
 def list_served(db: sa.Connection, plugin: str | None = None) -> list[tuple[PluginRow, VersionRow]]:

@@ -11,7 +11,7 @@ import sqlalchemy as sa
 
 from apex_exec.registry.database import Schema
 
-SCHEMA = Schema("registry", Path(__file__).parent / "revisions", revision="0004", version=2)
+SCHEMA = Schema("registry", Path(__file__).parent / "revisions", revision="0005", version=2)
 STORE = SCHEMA.name
 
 metadata = sa.MetaData()
@@ -137,3 +137,13 @@ door_tokens = sa.Table(
     sa.Column("revoked_ns", sa.BigInteger, nullable=False),
     sa.Column("reason", sa.Text, nullable=False),
 )
+
+bundles = sa.Table(
+    "bundles", metadata,
+    sa.Column("digest", sa.String(64), primary_key=True),
+    sa.Column("data", sa.LargeBinary, nullable=False),  # the .apx; only daemons that share a server put theirs here
+    sa.Column("stored_ns", sa.BigInteger, nullable=False),
+)
+CHANGES = "registry_changes"
+"""On a server: the sequence that every change takes a number from. It is smaller than it was only if the database was
+restored from a backup."""

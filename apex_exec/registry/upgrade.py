@@ -29,6 +29,7 @@ from apex_exec.registry.lifecycle import (
     fresh,
     manifest_of,
     move,
+    read_bundle,
     register,
     validate,
     wait_for_approvals,
@@ -178,7 +179,7 @@ def rollback(ctx: Context, plugin: str, to: str | None, canary: CanaryCall) -> d
     if to is not None and to == now.version:
         return {"id": plugin, "version": now.version, "state": now.state, "waiting": [], "changed": False}
     row, target = ctx.store.transact(choose)
-    ctx.blobs.read(target.digest)
+    read_bundle(ctx, target.digest)
     signed = ctx.store.transact(lambda db: keyring.evaluate(db, target.digest, keyring.stored(db, target.digest),
                                                          ctx.now_ns()))
     keyring.require(signed, ctx.settings.security.require_signature)

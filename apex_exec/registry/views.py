@@ -16,8 +16,8 @@ from apex_exec.registry.bundles import checks
 from apex_exec.registry.bundles.bundle import Bundle, read_folder
 from apex_exec.registry.bundles.manifest import Manifest
 from apex_exec.registry.context import Context
-from apex_exec.registry.lifecycle import find_plugin, find_served, manifest_of
-from apex_exec.registry.specs import missing_here
+from apex_exec.registry.lifecycle import find_plugin, find_served, manifest_of, read_bundle
+from apex_exec.registry.specs import Misfits, missing_here
 from apex_exec.registry.store import EVERYBODY, PluginRow, VersionRow
 from apex_exec.registry.trust import approvals, keyring
 
@@ -28,7 +28,9 @@ def list_all(ctx: Context) -> list[dict[str, Any]]:
     """Every plugin with its version, state and hooks, including those of ``plugins_dir``."""
     def work(db: sa.Connection) -> list[dict[str, Any]]:
         users = db_.enabled_for(db)
-        return [{**_short(ctx, plugin, version), "users": _users(users.get(plugin.id, set())), "source": "registry"}
+        here = Misfits(ctx, db) if ctx.store.is_shared else None
+        return [{**_short(ctx, plugin, version, here), "users": _users(users.get(plugin.id, set())),
+                 "source": "registry"}
                 for plugin, version in db_.list_served(db)]
 
     rows = ctx.store.transact(work)
@@ -61,13 +63,14 @@ def _manifest_facts(manifest: Manifest, ctx: Context) -> dict[str, Any]:
             "pricing": manifest.pricing.model_dump(exclude_none=True)}
 
 
-def _short(ctx: Context, plugin: PluginRow, version: VersionRow) -> dict[str, Any]:
+def _short(ctx: Context, plugin: PluginRow, version: VersionRow, here: Misfits | None) -> dict[str, Any]:
     try:
-        hooks = list(manifest_of(version).manifest.hooks)
+        manifest = manifest_of(version)
+        hooks = list(manifest.manifest.hooks)
     except Refusal:
-        hooks = []
+        manifest, hooks = None, []
     state, reason = plugin.state, plugin.reason
-    if state == "enabled" and (why := missing_here(ctx, version)):
+    if state == "enabled" and (why := missing_here(ctx, version) if here is None else here.why(version, manifest)):
         state, reason = "disabled", why
     return {"id": plugin.id, "version": plugin.version, "state": state, "name": plugin.name,
             "author": plugin.author, "reason": reason, "hooks": hooks}
@@ -85,7 +88,8 @@ def show(ctx: Context, plugin: str) -> dict[str, Any]:
         served = find_served(db, row)
         manifest = manifest_of(served)
         return {
-            **_short(ctx, row, served), **_manifest_facts(manifest, ctx), "digest": served.digest, "source": "registry",
+            **_short(ctx, row, served, Misfits(ctx, db) if ctx.store.is_shared else None),
+            **_manifest_facts(manifest, ctx), "digest": served.digest, "source": "registry",
             "approved": list(approvals.approved_now(approvals.latest(db, served.digest), now_ns)),
             "users": _users(db_.enabled_for(db, plugin).get(plugin, set())),
             "versions": [{"version": v.version, "digest": v.digest, "state": v.state, "reason": v.reason,
@@ -125,7 +129,7 @@ def verify(ctx: Context, plugin: str, hook: str | None, payload: dict[str, Any] 
             lines.append({"check": name, "ok": False, "message": error.message, "hint": error.hint})
 
     def files() -> str:
-        bundle = ctx.blobs.read(version.digest)
+        bundle = read_bundle(ctx, version.digest)
         return f"{len(bundle.files)} files match the digest {version.digest}"
 
     def signature() -> str:

@@ -117,9 +117,9 @@ class Store:
         return ""
 
     # ------------------------------------------------------------------ audit records of writes
-    def waiting(self, origin: str, limit: int) -> list[Waiting]:
-        """Audit records in the outbox."""
-        query = sa.select(outbox.c.record).where(outbox.c.origin == origin).limit(limit)
+    def waiting(self, origins: tuple[str, ...], limit: int) -> list[Waiting]:
+        """Audit records in the outbox that one of ``origins`` has left."""
+        query = sa.select(outbox.c.record).where(outbox.c.origin.in_(origins)).limit(limit)
         rows = self._transact(lambda db: db.execute(query).scalars().all(), CONNECT_SECONDS, reads=True)
         return [msgspec.json.decode(row, type=Waiting) for row in rows]
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pwd
 import re
 import shutil
+import signal
 import subprocess
 from pathlib import Path
+
+import psutil
 
 OWNER = "postgres"
 """PostgreSQL refuses to run as root; if root starts it, it runs as this user, who owns its data folder too."""
@@ -44,7 +48,9 @@ class Postgres:
     Everybody on this machine may connect as its superuser, so it may hold only what tests put into it.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, durable: bool = False) -> None:
+        """``durable``: what is committed survives ``kill``, as on a server that is meant to keep anything."""
+        self._durable = durable
         self.folder = folder
         """Where the socket is."""
         self._data = folder / "data"
@@ -56,10 +62,31 @@ class Postgres:
         folder.chmod(0o755)
         self._run(self._initdb, "-D", self._data, "-U", OWNER, "--auth=trust", "--no-sync", "-E", "UTF8",
                   "--locale=C.UTF-8")
+        self.start()
+
+    def start(self) -> None:
+        """Starts the server, again if it was stopped or killed. Raises RuntimeError."""
         options = " ".join(f"-c {option}" for option in (
-            "listen_addresses=''", f"unix_socket_directories={folder}", "fsync=off", "synchronous_commit=off",
-            "full_page_writes=off", "max_connections=60", "shared_buffers=32MB"))
-        self._run(self._control, "-D", self._data, "-l", folder / "log", "-o", options, "-w", "-t", 60, "start")
+            "listen_addresses=''", f"unix_socket_directories={self.folder}", *(
+                ("fsync=on",) if self._durable else ("fsync=off", "synchronous_commit=off", "full_page_writes=off")),
+            "max_connections=90", "shared_buffers=32MB"))
+        self._run(self._control, "-D", self._data, "-l", self.folder / "log", "-o", options, "-w", "-t", 60, "start")
+
+    def signal(self, number: int) -> None:
+        """Sends a signal to the server's first process, and with SIGSTOP and SIGCONT to all others of the server too.
+        Raises OSError."""
+        first = psutil.Process(int((self._data / "postmaster.pid").read_text().split()[0]))
+        others = first.children(recursive=True) if number in (signal.SIGSTOP, signal.SIGCONT) else []
+        for process in (first, *others):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.send_signal(number)
+
+    def kill(self) -> None:
+        """kill -9 of the server; ``start`` starts it again. Blocks until all its processes have ended."""
+        first = psutil.Process(int((self._data / "postmaster.pid").read_text().split()[0]))
+        all_of_it = [first, *first.children(recursive=True)]
+        first.kill()
+        psutil.wait_procs(all_of_it, timeout=30)
 
     def _run(self, *command: object) -> None:
         as_owner = ["setpriv", f"--reuid={OWNER}", f"--regid={OWNER}", "--init-groups"] if os.geteuid() == 0 else []

@@ -127,6 +127,18 @@ def test_a_store_that_a_later_release_wrote_is_refused_on_one_line_and_untouched
     assert dump(path) == before
 
 
+@pytest.mark.parametrize("store", STORES)
+def test_the_release_before_goes_on_with_a_store_that_this_one_has_changed_and_may_be_started_again(
+        tmp_path: Path, store: str) -> None:
+    schema = STORES[store]
+    url = f"sqlite:///{tmp_path}/x.db"
+    open_database(url, schema).dispose()
+    before = dump(tmp_path / "x.db")
+    older = schema._replace(revision=f"{int(schema.revision) - 1:04}")  # as the code of that release knows it
+    open_database(url, older).dispose()
+    assert dump(tmp_path / "x.db") == before
+
+
 DIES = """\
 import os, signal
 from alembic import op

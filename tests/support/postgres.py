@@ -11,7 +11,7 @@ import pytest
 from apex_exec.testing.postgres import OWNER, Postgres, missing
 from tests.support import need
 
-__all__ = ["OWNER", "Postgres", "postgres"]
+__all__ = ["OWNER", "Postgres", "own_postgres", "postgres"]
 
 
 @pytest.fixture(scope="session")
@@ -21,5 +21,16 @@ def postgres() -> Iterator[Postgres]:
     need(not missing(), missing())
     with tempfile.TemporaryDirectory(prefix="apxpg") as folder:
         server = Postgres(Path(folder))
+        yield server
+        server.stop()
+
+
+@pytest.fixture
+def own_postgres() -> Iterator[Postgres]:
+    """A server that a test may kill: what is committed survives that."""
+    pytest.importorskip("psycopg")
+    need(not missing(), missing())
+    with tempfile.TemporaryDirectory(prefix="apxpg") as folder:
+        server = Postgres(Path(folder), durable=True)
         yield server
         server.stop()

@@ -112,11 +112,17 @@ def report(month: Month, author: Annotated[str, Option(help="One author's statem
 
 
 @billing_app.command(epilog=examples("apex-exec billing close --month 2026-10"))
-def close(month: Month, as_json: AsJson = False, no_wait: NoWait = False, runtime_dir: RuntimeDir = None,
+def close(month: Month,
+          without: Annotated[list[str] | None, Option(
+              "--without", metavar="CHAIN", help="Bill without this daemon's ledger, which is lost; may be repeated.")
+          ] = None,
+          reason: Annotated[str, Option(help="Why, if --without is used; it is recorded.")] = "",
+          as_json: AsJson = False, no_wait: NoWait = False, runtime_dir: RuntimeDir = None,
           config: ConfigFile = None) -> None:
     """Closes a month that is over: its lines never change again; corrections are lines of later months."""
     with connect.admin(config, runtime_dir) as client:
-        found = _had(client, "billing.close", {"month": month}, no_wait)
+        found = _had(client, "billing.close", {
+            "month": month, "without": without or [], "reason": reason}, no_wait)
     _print_statement(found, as_json, False)
 
 

@@ -51,7 +51,11 @@ class LedgerHeads:
                           hint="say why with --reason")
         was = self._trouble
         self._look(context, accept=True)
-        return {"was": was, "reason": args.reason}
+        try:
+            chain = market.begin_chain_anew(context)
+        except LedgerError as error:
+            raise Refusal("ledger_unusable", str(error), hint="see that the disk has room, and try again") from None
+        return {"was": was, "reason": args.reason, **({"chain": chain} if chain else {})}
 
     def _look(self, context: Context, *, accept: bool) -> None:
         state, database = context.settings.state_path, ledger_of(context)

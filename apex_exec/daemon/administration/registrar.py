@@ -39,6 +39,9 @@ from apex_exec.daemon.administration.erasure import Erasure
 from apex_exec.daemon.administration.ledger_heads import LedgerHeads, stores
 from apex_exec.daemon.administration.operations import BACKUP, BackupArgs
 from apex_exec.daemon.administration.registrar_table import REGISTRARS
+from apex_exec.daemon.administration.sharing import Sharing
+from apex_exec.daemon.administration.shipping import Shipping
+from apex_exec.daemon.administration.telling import Telling
 from apex_exec.errors import Code, Refusal
 from apex_exec.ledger.records import AuditRecord
 from apex_exec.market import service as market
@@ -60,10 +63,10 @@ from apex_exec.registry.trust import approvals
 from apex_exec.storage.operations import KeptByPlugins
 from apex_exec.wire.side_link import BlockingEnd, Handlers
 
-SPECS_A_MESSAGE = 200
-"""Specs sent at once at the start: a few milliseconds of the loop's time."""
 REOPEN_SECONDS = 5.0
 """How often a store that cannot be opened is tried again."""
+REOPEN_SERVER_SECONDS = 1.0
+"""The same for one on a server, where each try has time-outs of its own."""
 EXPIRY_CHECK_SECONDS = 1.0
 OPENING_SECONDS = 0.2
 """Between two looks whether the store is open, before the marketplace's index is read for the first time."""
@@ -190,6 +193,8 @@ class Registrar:
     def __init__(self, link: _Link, settings: Settings) -> None:
         self._link = link
         self._settings = settings
+        self._telling = Telling(link.send)
+        self._sharing: Sharing | None = None
         self._heads = LedgerHeads(lambda trouble: self._link.send(messages.LedgerHealth(trouble)))
         self._kept = KeptByPlugins()
         handlers: dict[str, Handler] = {
@@ -300,6 +305,10 @@ class Registrar:
 
     def _keep(self) -> None:
         """Opens the store, trying again until it can; then lets approvals and entitlements end in time."""
+        url = self._settings.database_url(self._settings.registry.url)
+        if path_of(url) is None:  # on a server: other daemons may share it, and it may be away
+            self._sharing = Sharing(self._settings, self._telling, self._lock, self._link.send)
+            threading.Thread(target=self._sharing.stand_in, name="registrar-stand-in", daemon=True).start()
         while self._context is None:
             try:
                 context = self._open()
@@ -308,20 +317,27 @@ class Registrar:
                     log.error("paid plugins are served to nobody until the market's store can be read: %s", trouble)
                 with self._lock:
                     self._tell_settings(context)  # first: no plugin is served without its settings
-                    count = self._tell_all(reconcile(context, sweep=True))
+                if self._sharing is not None:
+                    count = self._sharing.begin(context, market.ends)
+                else:
+                    with self._lock:
+                        count = self._telling.everything(reconcile(context, sweep=True))
             except Exception as error:  # noqa: BLE001 - whatever it is, it is tried again
-                message = error.message if isinstance(error, Refusal) else f"{type(error).__name__}: {error}"
-                self._trouble = error if isinstance(error, Refusal) else Refusal("store_unusable", message[:300])
-                self._link.send(messages.Health(f"the registry cannot be opened: {message}"[:300]))
-                self._looked.set()
-                time.sleep(REOPEN_SECONDS)
+                self._cannot_open(error)
+                time.sleep(REOPEN_SECONDS if self._sharing is None else REOPEN_SERVER_SECONDS)
                 continue
             self._context = context
             self._link.send(messages.Ready(count))
             self._link.send(messages.Health(""))
             self._looked.set()
+        if self._sharing is not None:
+            self._sharing.follow(lambda: self._context, self._audit)
+        shipping = Shipping(lambda: self._context, self._link.send, self._audit)
+        threading.Thread(target=shipping.run, name="registrar-ships", daemon=True).start()
         while True:
             time.sleep(EXPIRY_CHECK_SECONDS)
+            if self._sharing is not None and self._sharing.away:
+                continue  # what ends by itself meanwhile, ``Sharing`` ends
             if self._doubt.is_set():
                 self._tell_anew()
             self._expire(self._context)
@@ -337,6 +353,14 @@ class Registrar:
             with self._lock:
                 if context.store.transact(setting_rows.state) != self._settings_state:
                     self._tell_settings(context)
+
+    def _cannot_open(self, error: Exception) -> None:
+        message = error.message if isinstance(error, Refusal) else f"{type(error).__name__}: {error}"
+        self._trouble = error if isinstance(error, Refusal) else Refusal("store_unusable", message[:300])
+        self._looked.set()
+        if self._sharing is not None and self._sharing.stands_in(message):
+            return
+        self._link.send(messages.Health(f"the registry cannot be opened: {message}"[:300]))
 
     def _note_head(self, context: Context, *, end: bool = False) -> None:
         try:
@@ -370,11 +394,18 @@ class Registrar:
             with self._lock:
                 context = self._open()
                 self._tell_settings(context)
-                self._tell_all(reconcile(context))
+                if self._sharing is not None:
+                    self._sharing.compare(context, anew=True)
+                else:
+                    self._telling.everything(reconcile(context))
                 self._context = context
         except Exception as error:  # noqa: BLE001 - whatever it is, what is served is compared again
             self._doubt.set()
-            self._link.send(messages.Health(f"what is served could not be compared with the registry: {error}"[:300]))
+            if self._sharing is None:
+                self._link.send(messages.Health(
+                    f"what is served could not be compared with the registry: {error}"[:300]))
+            else:  # what is served was read from it, and goes on; its age is a metric
+                log.error("what is served could not be compared with the registry: %s", error)
         else:
             self._link.send(messages.Health(""))
 
@@ -382,12 +413,13 @@ class Registrar:
         settings = self._settings
         return Context(
             settings=settings, store=self._store or Store(settings.database_url(settings.registry.url)),
-            blobs=BlobStore(settings.state_path / "bundles", at_point=crash_at), now_ns=time.time_ns,
-            ask=self._link.ask, publish=self._tell, withdraw=lambda plugin: self._link.send(messages.Removed(plugin)),
+            blobs=BlobStore(settings.state_path / "bundles", at_point=crash_at), now_ns=self._now_ns,
+            ledger_ns=time.time_ns,
+            ask=self._link.ask, publish=self._tell, withdraw=self._telling.removed,
             in_doubt=self._doubt.set, entitled=market.entitled, revoked=market.revoked, withheld=market.withheld,
             tell_settings=lambda plugin, sets, whole, locked: self._link.send(
                 messages.SettingsOf(plugin, sets, whole, locked)),
-            settled_ns=lambda: self._settled.sample(time.time_ns(), time.monotonic_ns()), market_check=market.check,
+            settled_ns=lambda: self._settled.sample(self._now_ns(), time.monotonic_ns()), market_check=market.check,
             measure=lambda name, labels, value: self._link.send(messages.Metric(name, labels, value)),
             scan=self._scan, at_point=crash_at, folder_plugins=_folder_ids(settings.plugins_dir), uid=os.geteuid(),
             gates=(market.gate,), audit=self._audit, lock=self._lock)
@@ -395,6 +427,8 @@ class Registrar:
     def _tell_settings(self, context: Context) -> None:
         """All that is set for plugins, in place of all that was sent before. Under the lock."""
         self._settings_state = context.store.transact(setting_rows.state)
+        if self._sharing is not None:
+            self._sharing.note_settings(context.store.transact(setting_rows.everything))
         self._link.send(messages.SettingsTold(publishing.tell_all(context)))
 
     def _audit(self, plugin: str, action: str, metadata: dict[str, Any]) -> None:
@@ -406,16 +440,13 @@ class Registrar:
         return scan(files, manifest, extra_modules=tuple(self._settings.sandbox.extra_modules))
 
     def _tell(self, specs: list[PluginSpec]) -> None:
-        """What has become of some plugins; the others stay."""
-        self._link.send(messages.Specs(messages.encoded(specs)))
+        """What an operation has made of some plugins; the others stay."""
+        self._telling.release(spec.id for spec in specs)
+        self._telling.some(specs)
 
-    def _tell_all(self, specs: list[PluginSpec]) -> int:
-        """All that is to be served, in place of all that was, in messages whose last one says so; how many. Under the
-        lock, so that no operation's notice comes between."""
-        for start in range(0, max(1, len(specs)), SPECS_A_MESSAGE):
-            part = messages.encoded(specs[start : start + SPECS_A_MESSAGE])
-            self._link.send(messages.Snapshot(part, start + SPECS_A_MESSAGE >= len(specs)))
-        return len(specs)
+    def _now_ns(self) -> int:
+        """The wall clock; if others share the registry, the server's, which is the same for all of them."""
+        return time.time_ns() - (self._sharing.ahead_ns if self._sharing is not None else 0)
 
     def _expire(self, context: Context) -> None:
         try:

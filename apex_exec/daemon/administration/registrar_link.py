@@ -84,6 +84,7 @@ class RegistrarLink:
                                     messages.Snapshot: self._take_snapshot, messages.Specs: self._take_specs,
                                     messages.Removed: self._removed, messages.Ready: self._has_told_all,
                                     messages.Health: self._health, messages.LedgerHealth: self._ledger_health,
+                                    messages.ChainHealth: self._chain_health,
                                     messages.Metric: self._measure, messages.Audit: self._record,
                                     messages.SettingsOf: plugin_settings.take,
                                     messages.SettingsTold: plugin_settings.told,
@@ -153,6 +154,7 @@ class RegistrarLink:
 
     def _has_told_all(self, _: messages.Ready) -> None:
         self._ready = self._told = True
+        self._metrics.health["registry"] = ""
 
     def _health(self, message: messages.Health) -> None:
         self._told = True
@@ -160,6 +162,9 @@ class RegistrarLink:
 
     def _ledger_health(self, message: messages.LedgerHealth) -> None:
         self._say_health("ledger_head", message.reason)
+
+    def _chain_health(self, message: messages.ChainHealth) -> None:
+        self._say_health("chain", message.reason)
 
     def _say_health(self, part: str, reason: str) -> None:
         self._metrics.health[part] = reason
@@ -180,6 +185,10 @@ class RegistrarLink:
             self._metrics.set(message.name, message.labels, message.value)
 
     # ------------------------------------------------------------------ beginning, reload, end
+    def expect(self) -> None:
+        """Something may be installed: until the registry has been read, `/readyz` says that it has not."""
+        self._metrics.health["registry"] = "the registry has not been read yet"
+
     def wait_ready(self, seconds: float) -> bool:
         """Blocks until every installed plugin is known or the registry is reported broken, for ``seconds`` at most;
         before the loop runs, so that the first call finds what was installed. A registrar that is started when it is

@@ -104,6 +104,12 @@ class LedgerHealth(msgspec.Struct, array_like=True, tag="ledger"):
     reason: str
 
 
+class ChainHealth(msgspec.Struct, array_like=True, tag="chain"):
+    """Why the ledger cannot be shipped to where several daemons' ledgers are billed; "" if it can."""
+
+    reason: str
+
+
 class Metric(msgspec.Struct, array_like=True, tag="metric"):
     """Adds to a counter, or sets a gauge."""
 

@@ -67,7 +67,7 @@ def _run(target: str, name: str, link: Connection, settings: dict[str, Any], nic
     """
     scheduling_priority.restore(nice)
     if "log" in settings:
-        log_beside(name, settings["log"]["level"], settings["log"]["format"])
+        log_beside(name, settings["log"]["level"], settings["log"]["format"], settings.get("fleet", {}).get("node", ""))
     name_process(f"apex-{name}")
     module, _, function = target.partition(":")
     getattr(importlib.import_module(module), function)(link, settings)

@@ -187,7 +187,7 @@ class Reviewing:
         """Raises Refusal("result_forged") if the stored findings are not those that were signed for these bytes, or did
         not pass."""
         try:
-            self.shop.key().public_key().verify(bytes.fromhex(one.result_signature),
+            self.shop.public_key().verify(bytes.fromhex(one.result_signature),
                                                 checks.SIGNED_PREFIX + one.result.encode())
             found = msgspec.json.decode(one.result, type=checks.Findings)
         except (ValueError, msgspec.DecodeError, InvalidSignature):

@@ -97,6 +97,26 @@ class Entitlements:
             return None
         return known.holders.get(plugin, frozenset()) if paid or plugin in known.priced else None
 
+    def ends(self) -> dict[str, dict[str, int]]:
+        """When each right that counts now ends: plugin → user ("": everybody) → moment (ns). A right without an end is
+        not there. Never blocks."""
+        now_ns, known = self.shop.now_ns(), self._known
+        latest: dict[str, dict[str, int]] = {}
+
+        def count(plugin: str, user: str, end_ns: int) -> None:
+            users = latest.setdefault(plugin, {})
+            users[user] = max(users.get(user, 0), end_ns)
+
+        for one in known.bought:
+            if one.covers(now_ns):
+                count(one.plugin, one.user_id, NEVER_NS if one.ends_ns is None else one.ends_ns)
+        for grant in known.grants:
+            if grant.covers(now_ns):
+                for user in ("",) if grant.customer else grant.users:
+                    count(grant.plugin, user, grant.ends_ns)
+        return {plugin: found for plugin, users in latest.items()
+                if (found := {user: end_ns for user, end_ns in users.items() if end_ns < NEVER_NS})}
+
     def gate(self, _context: Context, manifest: Manifest, user_id: str) -> None:
         """Allows an enablement. Raises Refusal("not_entitled") for a paid plugin without a purchase by that user."""
         now_ns = self.shop.now_ns()

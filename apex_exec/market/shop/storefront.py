@@ -7,14 +7,16 @@ from __future__ import annotations
 
 import hashlib
 import threading
+import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
+from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 import msgspec
 import sqlalchemy as sa
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 from apex_exec.common.files import replace_file
 from apex_exec.config import Settings
@@ -24,20 +26,22 @@ from apex_exec.ledger.checkpoints import HEAD
 from apex_exec.ledger.reading import Event, Filter, hash_at, last_seqs, read_events, seqs_of
 from apex_exec.ledger.records import LedgerError
 from apex_exec.ledger.verify import verify
-from apex_exec.market.money import invoices
+from apex_exec.market.money import chains, invoices
 from apex_exec.market.money.metering import METERED, Enablement, Key, Usage, callers, hosted, meter
 from apex_exec.market.money.months import NS, month_interval, parse_month
+from apex_exec.market.money.shipping import Shipper
 from apex_exec.market.money.statements import Hosted
 from apex_exec.market.progress import LOOK_EVERY, Progress
 from apex_exec.market.review import submissions as subs
 from apex_exec.market.review.submissions import Submission
+from apex_exec.market.shop.files import PUBLIC_KEY, SharedFiles
 from apex_exec.market.shop.index import LIFETIME_NS, NAME, Entry, Index, Seen, open_index, seal
+from apex_exec.market.store import CHANNEL, advance_clock, index_versions, indexes_seen, open_market, publications
 from apex_exec.market.store import NAME as STORE
-from apex_exec.market.store import advance_clock, index_versions, indexes_seen, open_market, publications
 from apex_exec.registry import store as registry
 from apex_exec.registry.bundles.bundle import Bundle, pack, unpack
 from apex_exec.registry.context import Context
-from apex_exec.registry.database import transact
+from apex_exec.registry.database import is_server, tell_others, transact
 from apex_exec.registry.trust.signing import load_private, new_key, read_signatures, sign_digest, write_signatures
 
 T = TypeVar("T")
@@ -45,6 +49,8 @@ T = TypeVar("T")
 KEY_NAME = "market"
 README_BYTES_MAX = 64 * 1024
 """How much of a README a listing shows."""
+CHAINS_SECONDS, CHAINS_LOOK_SECONDS = 10.0, 0.5
+"""How long the closing of a month waits for other daemons' ledgers: they are shipped every second."""
 METERED_MONTHS_MAX = 3
 """How many months' sums are kept in memory: the open one, and those that are about to be closed."""
 
@@ -60,12 +66,20 @@ class Metered(NamedTuple):
 class Shop:
     """Open it once for each process. ``now_ns`` is the wall clock; tests and the walkthrough pass their own."""
 
-    def __init__(self, settings: Settings, now_ns: Callable[[], int]) -> None:
+    def __init__(self, settings: Settings, now_ns: Callable[[], int], sender: str = "",
+                 ledger_ns: Callable[[], int] | None = None) -> None:
+        """``sender`` names this process to others that listen to what changes. ``ledger_ns`` is the clock that gives
+        the ledger's events their times, if that is another one."""
+        self.ledger_ns = ledger_ns or now_ns
         self.settings = settings
+        self.sender = sender
         self.now_ns = now_ns
         self.engine = open_market(settings.database_url(settings.market.url))
+        self.files = SharedFiles(self.engine)
         self._metering = threading.Lock()
         self._metered: dict[str, Metered] = {}
+        self.is_shared = is_server(self.engine)
+        """Whether other daemons may work with this store: what all have shipped is billed then, and not this ledger."""
         self.folder = settings.state_path / "market"
         self.public = self.folder / "public"
         """The published folder: a web server's root, or the folder that ``market.index`` names."""
@@ -77,28 +91,61 @@ class Shop:
     def change(self, work: Callable[[sa.Connection, int], T]) -> T:
         """Runs ``work(db, now_ns)`` in one transaction, all or nothing. Raises Refusal("clock_set_back"), and what
         ``work`` raises."""
-        return transact(self.engine, STORE, lambda db: work(db, advance_clock(db, self.now_ns())))
+        def changed(db: sa.Connection) -> T:
+            done = work(db, advance_clock(db, self.now_ns()))
+            tell_others(db, CHANNEL, self.sender)
+            return done
+
+        return transact(self.engine, STORE, changed)
 
     def read(self, work: Callable[[sa.Connection], T]) -> T:
         """Runs ``work(db)`` in one transaction that changes nothing."""
         return transact(self.engine, STORE, work)
 
     def key(self) -> Ed25519PrivateKey:
-        """The market key, ``<state_dir>/keys/market.key``, created on first use."""
+        """The market key, ``<state_dir>/keys/market.key``, created on first use.
+
+        Daemons that share the store share the key: the first that signs makes it, and others need a copy of the file.
+        Raises Refusal: market_key_elsewhere, market_key_differs.
+        """
         folder = self.settings.state_path / "keys"
         path = folder / f"{KEY_NAME}.key"
+        known = self.files.get(PUBLIC_KEY)
+        hint = f"copy keys/{KEY_NAME}.key from the state folder of the daemon that has it to {path}"
         if not path.exists():
+            if known is not None:
+                raise Refusal("market_key_elsewhere", "this marketplace's key is in another daemon's state folder, and "
+                              "only who has it can sign", hint=f"{hint}, or sign there", code=Code.CONFLICT)
             new_key(folder, KEY_NAME)
-        return load_private(path)
+        key = load_private(path)
+        public = key.public_key().public_bytes_raw()
+        if self.files.put_first(PUBLIC_KEY, public, self.now_ns()) != public:
+            raise Refusal("market_key_differs", f"{path} is not the key that this marketplace signs with",
+                          hint=hint, code=Code.CONFLICT)
+        return key
+
+    def public_key(self) -> Ed25519PublicKey:
+        """What the marketplace's signatures are checked with, at every daemon."""
+        known = self.files.get(PUBLIC_KEY)
+        return self.key().public_key() if known is None else Ed25519PublicKey.from_public_bytes(known)
+
+    @property
+    def can_sign(self) -> bool:
+        """Whether this daemon has the market key, or may make it."""
+        path = self.settings.state_path / "keys" / f"{KEY_NAME}.key"
+        return path.exists() or self.files.get(PUBLIC_KEY) is None
 
     # ------------------------------------------------------------------ submitted bundles
     def keep(self, bundle: Bundle, signatures: bytes) -> None:
         """Stores what was submitted, with its author's signatures, until it is published or replaced."""
-        write_whole(self._kept(bundle.digest), pack(bundle, signatures))
+        data = pack(bundle, signatures)
+        write_whole(self._kept(bundle.digest), data)
+        self.files.put(f"submitted/{bundle.digest}.apx", data, self.now_ns())
 
     def kept(self, submission: Submission) -> tuple[Bundle, bytes]:
         """The submitted bytes, hashed again. Raises Refusal("digest_changed") if they have changed."""
         try:
+            self.files.bring(f"submitted/{submission.digest}.apx", self._kept(submission.digest))
             bundle, signatures = unpack(self._kept(submission.digest).read_bytes(), f"submission {submission.id}")
         except OSError as error:
             raise Refusal("digest_changed", f"the bytes of submission {submission.id} are gone: {error}"[:300],
@@ -121,7 +168,8 @@ class Shop:
         ours = sign_digest(self.key(), "market", bundle.digest, now_ns)
         others = [one for one in read_signatures(data) if one.role != "market"]
         packed = pack(bundle, write_signatures([*others, ours]))
-        write_whole(self.public / "bundles" / f"{bundle.digest}.apx", packed, mode=0o644)
+        write_whole(self._published(bundle.digest), packed, mode=0o644)
+        self.files.put(f"bundles/{bundle.digest}.apx", packed, now_ns)
         found = msgspec.json.decode(submission.result)
         return Entry(submission.plugin, submission.version, submission.digest, hashlib.sha256(packed).hexdigest(),
                      len(packed), bundle.manifest.name, submission.author, "published",
@@ -153,8 +201,30 @@ class Shop:
         data = seal(index, self.key())
         db.execute(sa.insert(index_versions).values(version=index.version, at_ns=now_ns,
                                                     sha256=hashlib.sha256(data).hexdigest()))
+        self.files.put(NAME, data, now_ns, db)
         write_whole(self.public / NAME, data, mode=0o644)
         return index
+
+    def _published(self, digest: str) -> Path:
+        return self.public / "bundles" / f"{digest}.apx"
+
+    def publish_here(self) -> bool:
+        """Has this daemon's published folder be the one that another has published; whether it changed. Every bundle is
+        there before the index that names it. Raises Refusal, OSError."""
+        if not self.is_shared:
+            return False
+        latest = sa.select(index_versions.c.sha256).order_by(index_versions.c.version.desc()).limit(1)
+        wanted = self.read(lambda db: db.execute(latest).scalar())
+        path = self.public / NAME
+        if wanted is None or (path.exists() and hashlib.sha256(path.read_bytes()).hexdigest() == wanted):
+            return False
+        data = self.files.get(NAME)
+        if data is None or hashlib.sha256(data).hexdigest() != wanted:
+            return False  # an earlier release wrote it, into its own folder alone; or another version comes right now
+        for one in self.read(subs.offered):
+            self.files.bring(f"bundles/{one.digest}.apx", self._published(one.digest), mode=0o644)
+        write_whole(path, data, mode=0o644)
+        return True
 
     def current(self, db: sa.Connection, now_ns: int) -> Index:
         """What is published now, as an index that is not signed: version 0."""
@@ -190,6 +260,9 @@ class Shop:
         Refusal("ledger_unreadable").
         """
         window = month_interval(*parse_month(month))
+        if self.is_shared:
+            self.shipper.ship()
+            return self.read(lambda db: chains.usage_of(db, month))
         path = self._ledger()
         if not path.exists():
             return {}
@@ -208,6 +281,31 @@ class Shop:
                 return dict(usage)
         except LedgerError as error:
             raise Refusal("ledger_unreadable", str(error), hint="apex-exec audit verify") from None
+
+    @cached_property
+    def shipper(self) -> Shipper:
+        """Ships this daemon's ledger into the store. Raises LedgerError."""
+        return Shipper(self.engine, self.settings.state_path, self._ledger(), self.settings.node_name,
+                       self.ledger_ns)
+
+    def wait_for_chains(self, month: str, progress: Progress) -> None:
+        """Blocks until every ledger has been shipped to the end of ``month``, for CHAINS_SECONDS at most, and checks
+        them all. Raises Refusal: chains_behind, ledger_damaged."""
+        progress.begin("waiting for the daemons' ledgers", 0)
+        self.shipper.ship()
+        until = time.monotonic() + CHAINS_SECONDS
+        while self.read(lambda db: chains.behind(db, month)) and time.monotonic() < until:
+            time.sleep(CHAINS_LOOK_SECONDS)
+            self.shipper.ship()
+        self.read(lambda db: chains.check_covered(db, month))
+        progress.begin("verifying the daemons' ledgers", self.read(
+            lambda db: sum(one.to_seq - one.from_seq + 1 for one in chains.every(db))))
+        for found in chains.verify_chains(self.engine, progress.reached):
+            if found.problem:
+                raise Refusal("ledger_damaged", f"the ledger of {found.node} (chain {found.chain}) is not what was "
+                              f"shipped, so no month is closed from it: {found.problem}"[:400],
+                              hint="apex-exec audit verify --fleet; restore the database from a backup",
+                              code=Code.CONFLICT)
 
     def forget_usage(self) -> None:
         """Has every month read anew: a user's events have another name now."""
@@ -245,6 +343,8 @@ class Shop:
         when they were closed, because the ledger removes old events.
         """
         calls = [*callers(self.read(invoices.closed_usage)), *callers(usage)]
+        if self.is_shared:  # of closed months, too: what arrived late is corrected
+            calls += callers(self.read(chains.usage_of))
         until_ns = min(self.now_ns(), month_interval(*parse_month(month))[1] * NS)
         rows = context.store.transact(registry.list_enablement)
         spans = [Enablement(row.plugin, row.user_id, row.from_ns, row.to_ns) for row in rows if row.from_ns < until_ns]

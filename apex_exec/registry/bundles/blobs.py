@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import math
 import os
 import re
+import secrets
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -53,6 +55,27 @@ class BlobStore:
             raise _disk_refusal(error, self.folder) from None
         return True
 
+    def copy_in(self, digest: str, data: bytes) -> bool:
+        """Stores ``data``, the bytes of an .apx that somebody else keeps, if it is the bundle ``digest``; False if it
+        is not. It is not synced to the disk, since it can be copied again: a power cut may take it away."""
+        path = self.path(digest)
+        try:
+            if unpack(data, path.name, is_stored=True)[0].digest != digest:
+                return False
+        except Refusal:
+            return False
+        temporary = path.with_name(f"{TEMPORARY_PREFIX}{secrets.token_hex(8)}")
+        try:
+            self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o400)
+            with os.fdopen(fd, "wb") as file:
+                file.write(data)
+            os.replace(temporary, path)
+        except OSError as error:
+            temporary.unlink(missing_ok=True)
+            raise _disk_refusal(error, self.folder) from None
+        return True
+
     def read(self, digest: str) -> Bundle:
         """The bundle named ``digest``, verified against that name. Raises Refusal."""
         path = self.path(digest)
@@ -79,8 +102,11 @@ class BlobStore:
             raise _disk_refusal(error, self.folder) from None
 
     def has(self, digest: str) -> bool:
-        """Whether a blob of that name exists, whatever its content."""
-        return self.path(digest).exists()
+        """Whether a blob of that name exists, whatever its content: a file that a power cut emptied does not count."""
+        try:
+            return self.path(digest).stat().st_size > 0
+        except OSError:
+            return False
 
     def digests(self) -> set[str]:
         """The names of all blobs."""
@@ -89,14 +115,18 @@ class BlobStore:
         except OSError:
             return set()
 
-    def sweep(self, known: Iterable[str]) -> list[str]:
+    def sweep(self, known: Iterable[str], older_than: float = math.inf) -> list[str]:
         """Removes what a crash left behind, and blobs that no row in ``known`` names. Returns the names that were
-        removed."""
+        removed.
+
+        Only blobs that were made before ``older_than`` (Unix time): the rows may be another's, or an hour old.
+        """
         gone: list[str] = []
         for digest in sorted(self.digests() - set(known)):
-            with contextlib.suppress(Refusal):
-                self.remove(digest)
-                gone.append(digest)
+            with contextlib.suppress(Refusal, OSError):
+                if self.path(digest).stat().st_mtime < older_than:
+                    self.remove(digest)
+                    gone.append(digest)
         if self.folder.is_dir():
             for left in self.folder.glob(f"{TEMPORARY_PREFIX}*"):
                 with contextlib.suppress(OSError):

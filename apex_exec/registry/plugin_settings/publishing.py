@@ -7,10 +7,11 @@ whose outcome is unknown it gets everything, in place of what it had. A plugin w
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from itertools import groupby
 from typing import Any
 
+from apex_exec.config import Settings
 from apex_exec.errors import Refusal
 from apex_exec.registry.context import Context
 from apex_exec.registry.plugin_settings import rows as db_
@@ -50,10 +51,15 @@ def _read(row: Row, keys: SecretKeys | Refusal | None) -> Any:
 
 def keys_for(ctx: Context, rows: Iterable[Row]) -> SecretKeys | Refusal | None:
     """The keys, if one of ``rows`` needs them, or why there are none."""
+    return keys_of(ctx.settings, rows)
+
+
+def keys_of(settings: Settings, rows: Iterable[Row]) -> SecretKeys | Refusal | None:
+    """The same, without an open registry."""
     if not any(row.secret for row in rows):
         return None
     try:
-        return load(ctx.settings)
+        return load(settings)
     except Refusal as error:
         return error
 
@@ -69,16 +75,22 @@ def tell_change(ctx: Context, plugin: str, scope: str, owner: str) -> None:
 def tell_plugin(ctx: Context, plugin: str) -> None:
     """Tells everything that is set for a plugin, in place of what was. Under ``ctx.lock``."""
     rows = ctx.store.transact(lambda db: db_.of_plugin(db, plugin))
-    sets, locked = sets_of(rows, keys_for(ctx, rows))
+    tell_rows(ctx.tell_settings, plugin, rows, keys_for(ctx, rows))
+
+
+def tell_rows(tell: Callable[[str, list[Set], bool, str], None], plugin: str, rows: Iterable[Row],
+              keys: SecretKeys | Refusal | None) -> None:
+    """``tell`` gets all that ``rows`` set for a plugin, in parts."""
+    sets, locked = sets_of(rows, keys)
     part: list[Set] = []
     size, whole = 0, True
     for one in sets:
         if part and size + len(one[2]) > PART_BYTES_MAX:
-            ctx.tell_settings(plugin, part, whole, locked)
+            tell(plugin, part, whole, locked)
             part, size, whole = [], 0, False
         part.append(one)
         size += len(one[2])
-    ctx.tell_settings(plugin, part, whole, locked)
+    tell(plugin, part, whole, locked)
 
 
 def tell_all(ctx: Context) -> list[str]:

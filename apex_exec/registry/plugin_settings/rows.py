@@ -38,6 +38,12 @@ def of_plugin(db: sa.Connection, plugin: str) -> list[Row]:
     return [Row(**row._mapping) for row in db.execute(query)]
 
 
+def everything(db: sa.Connection) -> list[Row]:
+    """Everything that is set, plugin by plugin and owner by owner."""
+    query = sa.select(t).order_by(t.c.plugin, t.c.scope, t.c.owner, t.c.name)
+    return [Row(**row._mapping) for row in db.execute(query)]
+
+
 def of_owner(db: sa.Connection, plugin: str, scope: str, owner: str) -> list[Row]:
     """What one owner has."""
     query = sa.select(t).where(t.c.plugin == plugin, t.c.scope == scope, t.c.owner == owner).order_by(t.c.name)
