@@ -1,8 +1,8 @@
 """A link to one other node: a DEALER with CURVE on which this node sends what it forwards. Nothing here waits.
 
-One connection is one socket: libzmq does not connect again by itself, so what was sent on a link that has ended is never
-sent later, and the link is what says whether the node is there. Heartbeats end it within a second if the network or the
-machine has gone without a word.
+One connection is one socket: libzmq does not connect again by itself, so what was sent on a link that has ended is
+never sent later, and the link is what says whether the node is there. Heartbeats end it within a second if the network
+or the machine has gone without a word.
 """
 
 from __future__ import annotations
@@ -43,7 +43,8 @@ Sent = Literal["sent", "full", "down"]
 
 class NodeLink:
     """``pair`` is this node's own CURVE pair. ``on_up(link)`` is called when the handshake is done, ``on_down(link,
-    refused)`` when the link has ended (``lost_ms`` after the node's last sign of life at the latest), ``on_message(link, frames, body)`` for what the node says."""
+    refused)`` when the link has ended (``lost_ms`` after the node's last sign of life at the latest),
+    ``on_message(link, frames, body)`` for what the node says."""
 
     def __init__(self, loop: Loop, context: zmq.Context[Any], node: Node, pair: tuple[bytes, bytes], *,
                  lost_ms: int, on_up: Callable[[NodeLink], None], on_down: Callable[[NodeLink, bool], None],
