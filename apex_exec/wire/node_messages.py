@@ -42,8 +42,8 @@ class NodeIs(Said, tag="node"):
 
 class HandOver(Said, tag="handover"):
     """The sender has owned ``slots`` until now, and the receiver owns them. ``windows`` has what was counted in the
-    last minute, by plugin: the age in ms and the user of each request. ``left_ms``: how long the sender would have had to
-    wait itself. ``warm`` are the plugins that had a worker, the busiest first."""
+    last minute, by plugin: the age in ms and the user of each request. ``left_ms``: how long the sender would have had
+    to wait itself. ``warm`` are the plugins that had a worker, the busiest first."""
 
     slots: Annotated[list[Annotated[int, Meta(ge=0, le=65_535)]], Meta(max_length=65_536)]
     left_ms: Annotated[int, Meta(ge=0)]

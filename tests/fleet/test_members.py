@@ -109,11 +109,16 @@ def test_what_cannot_be_read_stays_as_it_was(tmp_path: Path) -> None:
                 raise EngineSilent("DNS is away")
             return {"a"}
 
-    looker = Looker(Engine(), book, known, lambda: 10)
+    def resolve(host: str) -> str:
+        if silent:
+            raise socket.gaierror(socket.EAI_AGAIN, "try again")
+        return "10.9.8.7"
+
+    looker = Looker(Engine(), book, known, lambda: 10, resolve)
     assert [node.name for node in looker.look().nodes] == ["a"]
     silent = True
     found = looker.look()
-    assert [node.name for node in found.nodes] == ["a"]
+    assert [(node.name, node.endpoint) for node in found.nodes] == [("a", "tcp://10.9.8.7:9466")]
     assert "DNS is away" in found.problem and "registry is away" in found.problem
 
 

@@ -8,12 +8,14 @@ it a node.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 import zmq
-from zmq.auth import load_certificate
+from zmq.auth import create_certificates, load_certificate
 
 from apex_exec.config import Settings
 from apex_exec.daemon.hosts.connections import REFUSED_FACTOR, Connections, Events, Peer
@@ -38,10 +40,24 @@ NODE, HOST = "n:", "h:"
 """Before the name that a key belongs to: of a node, or of a host."""
 
 
+@contextmanager
+def _owners_alone() -> Iterator[None]:
+    """Files that are made meanwhile are their owner's alone."""
+    old = os.umask(0o077)
+    try:
+        yield
+    finally:
+        os.umask(old)
+
+
 def load_pair(settings: Settings) -> tuple[bytes, bytes]:
-    """This node's own CURVE pair. Raises ConfigError."""
+    """This node's own CURVE pair, made if there is none and the node signs its own statement. Raises ConfigError."""
     path = settings.fleet_keys_path / CURVE_KEY
     try:
+        if settings.fleet.signing_key and not path.exists():  # who may sign its statement may make its pair
+            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            with _owners_alone():
+                create_certificates(path.parent, CURVE_KEY.removesuffix(".key_secret"))
         if path.stat().st_mode & 0o077:
             raise ConfigError(f"fleet.keys_dir: {path} can be read by others; chmod 600 it")
         public, secret = load_certificate(path)
