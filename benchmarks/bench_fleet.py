@@ -1,4 +1,4 @@
-"""A fleet on one machine: what a forwarded call costs its router and its caller, and how soon a killed owner is replaced.
+"""A fleet on one machine: what a forwarded call costs its router and its caller, and how soon a lost owner is replaced.
 
 The nodes are real daemons on loopback with CURVE between them; the CPU time of each node is that of its whole tree. One
 machine has to do everything, so calls a second by the number of nodes say something only where the cores suffice: the
