@@ -75,7 +75,8 @@ class NodeLink:
 
     def open(self) -> None:
         """Begins to connect; with the next of the node's keys, if the last one was not its."""
-        socket = self._socket = self._context.socket(zmq.DEALER)
+        socket: zmq.Socket[bytes] = self._context.socket(zmq.DEALER)
+        self._socket = socket
         for option, value in ((zmq.LINGER, 0), (zmq.IMMEDIATE, 1), (zmq.RECONNECT_IVL, -1),
                               (zmq.CONNECT_TIMEOUT, CONNECT_MS_MAX), (zmq.HANDSHAKE_IVL, CONNECT_MS_MAX),
                               (zmq.HEARTBEAT_IVL, self._lost_ms // 3), (zmq.HEARTBEAT_TIMEOUT, self._lost_ms),
