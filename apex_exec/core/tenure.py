@@ -47,7 +47,7 @@ class Tenure:
         return left_ns
 
     def handed(self, slots: Iterable[int], left_ns: int, now_ns: int) -> None:
-        """The previous owner of ``slots`` has closed its windows and told what they have counted."""
+        """The previous owner of ``slots`` has closed its windows and reported what they have counted."""
         for slot in slots:
             if self._opens_ns[slot] != NEVER_NS:
                 self._opens_ns[slot] = min(self._opens_ns[slot], now_ns + left_ns)

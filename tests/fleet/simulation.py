@@ -198,7 +198,7 @@ class World:
             return
         node.alive = False
         self.kinds["killed"] += 1
-        for call in node.out:  # its hosts are told by their own connection
+        for call in node.out:  # its hosts see the end of their own connection
             self.replies[call] += 1
         node.out.clear()
         for other in self.names:

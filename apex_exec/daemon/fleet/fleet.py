@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("apex_exec")
 
 LOOK_SECONDS = 0.1
-"""How often links that are down are looked at, and what has changed is told."""
+"""How often links that are down are looked at, and what has changed is announced."""
 SECOND_LOOK_NS = SECOND_NS
 MARGIN_NS = 3 * SECOND_NS
 """A new owner waits this much longer than a minute and the longest call: nodes hear of a change a second apart at most,

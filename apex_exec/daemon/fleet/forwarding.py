@@ -62,7 +62,7 @@ class FleetRequests(Requests):
         self._in_flight = in_flight
         self._timeout_ms = timeout_ms
         self._out: dict[int, _Out] = {}
-        """By the id that the call has on its link. In ``Peer.pending`` it is negative: it is no call of the core's."""
+        """By the id that the call has on its link. In ``Peer.pending`` it is negative: not a call of the core."""
         self._parts: dict[int, int] = {}
         self._next_id = ID_LEAST
         self._dispatches.elsewhere = self

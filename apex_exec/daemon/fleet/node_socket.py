@@ -122,7 +122,7 @@ class NodeEndpoint:
         if address not in self._told and len(self._told) < CONNECTIONS_MAX:  # it tries again, every second
             self._told.add(address)
             log.warning("a connection from %s was refused: its CURVE key is no node's whose statement holds, and no "
-                        "host's; it is told of once", address)
+                        "host's; this is logged once for each address", address)
 
     def close(self) -> None:
         """Lets the last replies leave, for a second at most."""
