@@ -84,6 +84,35 @@ def kubernetes(
                                    state=state, monitoring=monitoring), output)
 
 
+@deploy_app.command(epilog=examples(
+    "apex-exec deploy fleet --image registry.example.com/apex-exec:0.1 --host-image … | kubectl apply -f -",
+    "apex-exec deploy fleet --nodes 5 --namespace shop -o fleet.yaml"))
+def fleet(
+    name: Annotated[str, Option("--name", metavar="NAME", help="The name of everything that is made.")] = "apex-exec",
+    namespace: Annotated[str, Option("--namespace", metavar="NAME", help="Where it is made.")] = "default",
+    image: Image = "apex-exec:latest",
+    host_image: HostImage = "host:latest",
+    workers: Workers = 20,
+    nodes: Annotated[int, Option("--nodes", metavar="N", help="How many pods there are; the autoscaler may double it.")
+                     ] = 3,
+    monitoring: Annotated[str, Option(
+        "--monitoring", metavar="NAME", help="The namespace that may scrape the daemon.")] = "monitoring",
+    output: Out = None,
+) -> None:
+    """Prints a StatefulSet of daemons that are one fleet, each beside a host, with its names, budget and autoscaler.
+
+    It was checked against Kubernetes' schemas, and not tried on a cluster.
+    """
+    from apex_exec.deploy import files
+
+    try:
+        text = files.fleet(name=name, namespace=namespace, image=image, host_image=host_image, workers=workers,
+                           nodes=nodes, monitoring=monitoring)
+    except ValueError as error:
+        fail(str(error), EXIT_USAGE)
+    _give(text, output)
+
+
 @deploy_app.command(epilog=examples("apex-exec deploy compose --host-image shop:latest -o compose.yaml",
                                     "docker compose up --wait"))
 def compose(

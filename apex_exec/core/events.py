@@ -209,6 +209,13 @@ class RestartRequested(Struct, gc=False):
     plugin: str
 
 
+class WorkerWanted(Struct, gc=False):
+    """The plugin is to have a worker though no call waits: another node has handed it over, and its calls come here.
+    Nothing happens if it has one, if there is no place, or if its breaker or its backoff says no."""
+
+    plugin: str
+
+
 class BreakerReset(Struct, gc=False):
     """An operator lets the plugin be called again: its breaker closes, its failures and its backoff are forgotten."""
 
@@ -231,5 +238,6 @@ Event = (
     PluginSet | PluginRemoved | InvokeRequested | CancelRequested | GenerationPrepared | GenerationDropped | WorkerReady
     | WorkerAnswered | WorkerPonged | WorkerBlocked | WorkerViolated | WorkerSampled | WorkerThrottled | WorkerRanOn
     | WorkerHesitates | LimitExceeded | CallsStarted | WorkerGone | PluginFaulted | ForkRefused | ZygoteLost | ZygoteUp
-    | Reconfigured | Tick | DrainRequested | RestartRequested | BreakerReset | WorkRefused | WorkAdmitted
+    | Reconfigured | Tick | DrainRequested | RestartRequested | WorkerWanted | BreakerReset | WorkRefused
+    | WorkAdmitted
 )

@@ -59,7 +59,7 @@ def _owners(members: tuple[tuple[str, float], ...], slots: int) -> Sequence[str]
 
 
 def bounded(weights: Mapping[str, float]) -> dict[str, float]:
-    """The weights as they count. What is no positive finite number counts as the smallest of the others, or as 1."""
+    """The weights as they count. One that is not positive and finite counts as the smallest of the others, or as 1."""
     good = [weight for weight in weights.values() if math.isfinite(weight) and weight > 0]
     least = min(good, default=1.0)
     return {name: min(weight, WEIGHT_RATIO_MAX * least) if math.isfinite(weight) and weight > 0 else least

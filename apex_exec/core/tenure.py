@@ -47,13 +47,13 @@ class Tenure:
         return left_ns
 
     def handed(self, slots: Iterable[int], left_ns: int, now_ns: int) -> None:
-        """The previous owner of ``slots`` has closed its windows and told what they have counted."""
+        """The previous owner of ``slots`` has closed its windows and reported what they have counted."""
         for slot in slots:
             if self._opens_ns[slot] != NEVER_NS:
                 self._opens_ns[slot] = min(self._opens_ns[slot], now_ns + left_ns)
 
     def closed_ns(self, slot: int, now_ns: int) -> int:
-        """How long the window stays closed; 0 if it is open. Of a plugin that this node does not own, the whole wait."""
+        """How long the window stays closed; 0 if it is open. Of a plugin that is another node's, the whole wait."""
         opens_ns = self._opens_ns[slot]
         if opens_ns == NEVER_NS:
             return max(self._wait_ns, 1)

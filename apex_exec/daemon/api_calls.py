@@ -563,7 +563,7 @@ class ApiCalls:
     # ------------------------------------------------------------------ the fleet's
     @property
     def host_methods(self) -> HostMethods:
-        """Who provides which host method: the other nodes of a fleet are told, and ask."""
+        """Who provides which host method: the other nodes of a fleet hear of it, and ask."""
         return self._hosts
 
     def hand_over(self, plugins: set[str], now_ns: int) -> dict[str, list[tuple[int, str]]]:

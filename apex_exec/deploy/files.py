@@ -14,6 +14,7 @@ WORKER_MIB = 50
 """``limits.memory_mb`` as it is by default. Every worker may reach it, so the container has to hold them all."""
 IMAGE = re.compile(r"[a-z0-9]+(?:[._:/@-]+[A-Za-z0-9]+)*")
 NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,40}[a-z0-9])?")
+NODES_MIN, NODES_MAX = 1, 100
 STATES = ("pvc", "emptydir")
 CLAIM = """\
 apiVersion: v1
@@ -57,6 +58,14 @@ def kubernetes(*, name: str, namespace: str, image: str, host_image: str, worker
     return _filled("kubernetes.yaml", name=name, image=image, host_image=host_image, workers=workers,
                    namespace=namespace, monitoring=monitoring, state_volume=volume,
                    volume_claim=Template(CLAIM).substitute(name=name, namespace=namespace) if claimed else "")
+
+
+def fleet(*, name: str, namespace: str, image: str, host_image: str, workers: int, nodes: int, monitoring: str) -> str:
+    """A StatefulSet of ``nodes`` daemons, each beside a host, with what belongs to it. Raises ValueError."""
+    if not NODES_MIN <= nodes <= NODES_MAX:
+        raise ValueError(f"nodes: {nodes} is not between {NODES_MIN} and {NODES_MAX}")
+    return _filled("fleet.yaml", name=name, image=image, host_image=host_image, workers=workers, namespace=namespace,
+                   monitoring=monitoring, nodes=str(nodes), nodes_max=str(2 * nodes))
 
 
 def memory_mib(workers: int) -> int:

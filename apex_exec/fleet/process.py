@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import select
 import signal
+import socket
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -50,11 +51,18 @@ class RegisteredKeys:
         return {row.key_id: row for row in rows}
 
 
+def address_of(host: str) -> str:
+    """The address of ``host``. Blocks. Raises OSError."""
+    return str(socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)[0][4][0])
+
+
 class Looker:
     """One look at everything a time; what cannot be read now is as it was at the last look. Pure but for its parts."""
 
     def __init__(self, engine: Engine, book: Book, keys: Callable[[], dict[str, KeyRow]],
-                 now_ns: Callable[[], int] = time.time_ns) -> None:
+                 now_ns: Callable[[], int] = time.time_ns, resolve: Callable[[str], str] = address_of) -> None:
+        self._resolve = resolve
+        self._addresses: dict[str, str] = {}
         self._engine = engine
         self._book = book
         self._keys = keys
@@ -79,7 +87,26 @@ class Looker:
         except (ApexError, OSError) as error:
             problems.append(f"the registered keys cannot be read: {error}")
         nodes, refused = members(self._statements, self._known, self._wanted, self._now_ns())
-        return Roster(nodes, refused, "; ".join(problems)[:500])
+        there = []
+        for node in nodes:
+            try:
+                there.append(msgspec.structs.replace(node, endpoint=self._numeric(node.endpoint)))
+            except OSError as error:
+                refused[node.name] = f"its address {node.endpoint} is not known: {error}"
+        return Roster(there, refused, "; ".join(problems)[:500])
+
+    def _numeric(self, endpoint: str) -> str:
+        """``endpoint`` with an address in place of a name, which libzmq would look up in the thread that also answers
+        heartbeats. A name that is not found now has the address that it had last. Blocks. Raises OSError."""
+        host, _, port = endpoint.removeprefix("tcp://").rpartition(":")
+        try:
+            found = self._resolve(host.strip("[]"))
+        except OSError:
+            if host not in self._addresses:
+                raise
+            found = self._addresses[host]
+        self._addresses[host] = found
+        return f"tcp://[{found}]:{port}" if ":" in found else f"tcp://{found}:{port}"
 
 
 def announce(book: Book, settings: dict[str, Any], curve: str, now_ns: int) -> None:

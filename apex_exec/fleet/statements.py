@@ -50,7 +50,7 @@ class Statement(msgspec.Struct, frozen=True, rename="camel"):
 
 
 def check_words(statement: Statement) -> str:
-    """What cannot be a statement whoever signed it; "" if nothing."""
+    """Why these words cannot be a statement, however they are signed; "" if they can."""
     if NAME.fullmatch(statement.name) is None:
         return "its name is not up to 63 of a-z, 0-9, dots and hyphens"
     if ENDPOINT.fullmatch(statement.endpoint) is None:

@@ -13,8 +13,8 @@ import msgspec
 from msgspec import Meta
 
 FORWARDED = b"1"
-"""Before a host's request. The sender's name follows: a node takes only what the node at the other end had from a host
-of its own, so that no call is forwarded twice."""
+"""Before a host's request. The sender's name follows: a node takes only what the node at the other end had from a
+host of its own, so that no call is forwarded twice."""
 CONTROL = b"2"
 WIRE = 1
 """The version of all this. Nodes whose lists of versions have none in common do not talk to each other."""
@@ -28,8 +28,8 @@ class Said(msgspec.Struct, rename="camel", tag_field="type", kw_only=True):
 
 
 class NodeIs(Said, tag="node"):
-    """The sender, as it is now: said when a link begins, and whenever something of it changes. ``provides`` are the host
-    methods of its own hosts. ``answer`` is True of the first answer to it."""
+    """The sender, as it is now: said when a link begins, and whenever something of it changes. ``provides`` are the
+    host methods of its own hosts. ``answer`` is True of the first answer to it."""
 
     name: Text
     version: Text
@@ -41,9 +41,9 @@ class NodeIs(Said, tag="node"):
 
 
 class HandOver(Said, tag="handover"):
-    """The sender has owned ``slots`` until now, and the receiver owns them. ``windows`` has what was counted in the last
-    minute, by plugin: the age in ms and the user of each request. ``left_ms``: how long the sender would have had to
-    wait itself. ``warm`` are the plugins that had a worker, the busiest first."""
+    """The sender has owned ``slots`` until now, and the receiver owns them. ``windows`` has what was counted in the
+    last minute, by plugin: the age in ms and the user of each request. ``left_ms``: how long the sender would have had
+    to wait itself. ``warm`` are the plugins that had a worker, the busiest first."""
 
     slots: Annotated[list[Annotated[int, Meta(ge=0, le=65_535)]], Meta(max_length=65_536)]
     left_ms: Annotated[int, Meta(ge=0)]

@@ -702,3 +702,17 @@ def test_a_cancel_gives_a_call_that_is_over_its_deadline_no_more_time() -> None:
     told.passed(60)
     told.tell(ev.CancelRequested(late))
     assert of(told.passed(45), act.KillWorker), "killed 100 ms after the call became the oldest"
+
+
+def test_a_plugin_that_is_handed_over_has_its_worker_before_its_first_call() -> None:
+    spec = PluginSpec("warm", "1.0.0", "d", "p.py", ("onDataFetch",))
+    pool = Pool(PoolLimits(workers_max=1), BreakerPolicy(), lambda: 0.5)
+    pool.step(ev.PluginSet(spec), 1)
+    (start,) = pool.step(ev.WorkerWanted("warm"), 2)
+    assert isinstance(start, act.StartWorker) and start.spec is spec
+    assert pool.step(ev.WorkerWanted("warm"), 3) == [] and pool.step(ev.WorkerWanted("nobody"), 3) == []
+    pool.step(ev.WorkerReady(start.worker), 4)
+    sent = pool.step(ev.InvokeRequested(1, "warm", "onDataFetch", "u", Raw(b"\x80"), 10**12), 5)
+    assert any(isinstance(action, act.SendCall) and action.worker == start.worker for action in sent)
+    pool.step(ev.PluginSet(PluginSpec("other", "1.0.0", "e", "p.py", ("onDataFetch",))), 6)
+    assert pool.step(ev.WorkerWanted("other"), 7) == [], "no place is taken from anybody for it"

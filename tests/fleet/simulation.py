@@ -11,6 +11,7 @@ from __future__ import annotations
 import heapq
 from collections import Counter
 from collections.abc import Callable
+from functools import partial
 from random import Random
 from typing import Any
 from unittest.mock import patch
@@ -180,7 +181,7 @@ class World:
             if self.mutant == "forgets":
                 tries = {}
             self.kinds["handed"] += 1
-            self._send(node, owner, lambda to: self._take_over(to, slots, left, tries))
+            self._send(node, owner, partial(self._take_over, slots=slots, left=left, tries=tries))
 
     def _take_over(self, node: Node, slots: list[int], left: int, tries: dict[str, list[tuple[int, str]]]) -> None:
         self._follow(node)
@@ -197,7 +198,7 @@ class World:
             return
         node.alive = False
         self.kinds["killed"] += 1
-        for call in node.out:  # its hosts are told by their own connection
+        for call in node.out:  # its hosts see the end of their own connection
             self.replies[call] += 1
         node.out.clear()
         for other in self.names:
@@ -225,7 +226,8 @@ class World:
             node.members.become("leaving")
             self._tell_all(node)
             self._follow(node)
-            self.at(self.random.randrange(1, 20) * SECOND, lambda: self.kill(name) if self.nodes[name] is node else None)
+            self.at(self.random.randrange(1, 20) * SECOND,
+                    lambda: self.kill(name) if self.nodes[name] is node else None)
 
     def sever(self) -> None:
         first, second = self.random.sample(self.names, 2)

@@ -499,9 +499,12 @@ class World(Crowd):
         self.step(ev.Reconfigured(self.limits, self.policy, self.recycle))
 
     def operate(self, plugin: str) -> None:
-        """Restarts a plugin, or resets its breaker."""
-        kind = self.operator.choice(("restart", "reset"))
+        """Restarts a plugin, resets its breaker, or wants it warm."""
+        kind = self.operator.choice(("restart", "reset", "warm"))
         known = self.plugins.get(plugin)
+        if kind == "warm":
+            self.step(ev.WorkerWanted(plugin))
+            return
         if kind == "restart":
             if known is not None:
                 known.breaker.waived = True

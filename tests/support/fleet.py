@@ -1,4 +1,4 @@
-"""A fleet of real daemons on this machine: each with its own state, its keys and its port, all with the same plugins."""
+"""A fleet of real daemons on this machine: each with its own state, keys and port, all with the same plugins."""
 
 from __future__ import annotations
 
@@ -107,7 +107,9 @@ class LocalFleet:
         """The node's configuration."""
         return {"fleet.engine": "static", "fleet.node": name, "fleet.members": self.names,
                 "fleet.endpoint": f"tcp://{self.addresses[name]}:{self.ports[name]}", "fleet.book": str(self.book),
-                "fleet.keys_dir": str(self.keys_dir(name)), "fleet.new_owner": "afresh", "fleet.join_seconds": 10, "fleet.lost_seconds": 5, **self.config}
+                "fleet.keys_dir": str(self.keys_dir(name)), "fleet.new_owner": "afresh",
+                "fleet.join_seconds": 10, "fleet.lost_seconds": 5,
+                **self.config}
 
     def launch(self, name: str) -> None:
         """Begins to start the node; ``wait_ready`` waits for it."""

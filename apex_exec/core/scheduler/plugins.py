@@ -111,6 +111,14 @@ class Plugins:
         else:
             self._feeding.retire(slot, worker, "drained", step)
 
+    def warm(self, event: ev.WorkerWanted, step: Step) -> None:
+        """Starts the plugin's worker before its first call, if that takes nothing from anybody."""
+        slot = self._slots.get(event.plugin)
+        if (slot is not None and slot.spec.state == "enabled" and slot.worker is None and slot.successor is None
+                and not self._places.waiting and self._places.may_start(step.now_ns)
+                and slot.breaker.open_until_ns == 0 and step.now_ns >= slot.breaker.start_after_ns):
+            slot.worker = self._workers.start(slot.spec, step)
+
     def reset_breaker(self, event: ev.BreakerReset, step: Step) -> None:
         """Lets the plugin be called again."""
         slot = self._slots.get(event.plugin)

@@ -62,9 +62,7 @@ def join(settings: Settings, requests: FleetRequests, hosts: HostSocket, *, loop
          api: ApiCalls, driver: CoreDriver, workers: LocalExecutor, metrics: Metrics, logs: Logs) -> FleetParts:
     """The fleet of this daemon, which has joined nothing yet. Raises ConfigError."""
     def warm(plugin: str) -> None:
-        spec = pool.spec(plugin)
-        if spec is not None and spec.state == "enabled":
-            driver.step(ev.GenerationPrepared(spec, None), time.monotonic_ns())
+        driver.step(ev.WorkerWanted(plugin), time.monotonic_ns())
 
     def came_from(call: int) -> Peer | None:
         pending = table.calls.get(call)

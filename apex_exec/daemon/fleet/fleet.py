@@ -1,8 +1,8 @@
 """This node and the others: who they are, who is there, who owns what, and what it tells them. In the loop.
 
-The process ``fleet`` says who may be a member (``roster``), the links say who is there, and ``core/membership.py`` makes
-the owners of both. What changes hands is handed over: the counts of the last minute, so that a limit holds exactly, and
-the names of the plugins that were warm.
+The process ``fleet`` says who may be a member (``roster``), the links say who is there, and ``core/membership.py``
+makes the owners of both. What changes hands is handed over: the counts of the last minute, so that a limit holds
+exactly, and the names of the plugins that were warm.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("apex_exec")
 
 LOOK_SECONDS = 0.1
-"""How often links that are down are looked at, and what has changed is told."""
+"""How often links that are down are looked at, and what has changed is announced."""
 SECOND_LOOK_NS = SECOND_NS
 MARGIN_NS = 3 * SECOND_NS
 """A new owner waits this much longer than a minute and the longest call: nodes hear of a change a second apart at most,
@@ -155,8 +155,10 @@ class Fleet:
                 if not link.up:
                     link.end(0)
         for name in new:
-            self.links[name] = NodeLink(self._loop, self._endpoint.context, nodes[name], self._endpoint.pair,
-                                        lost_ms=int(self._settings.fleet.lost_seconds * 1000), on_up=self._link_up, on_down=self._link_down, on_message=self._link_says)
+            self.links[name] = NodeLink(
+                self._loop, self._endpoint.context, nodes[name], self._endpoint.pair,
+                lost_ms=int(self._settings.fleet.lost_seconds * 1000), on_up=self._link_up, on_down=self._link_down,
+                on_message=self._link_says)
         self._nodes = nodes
         self._look(time.monotonic_ns())
 

@@ -62,7 +62,7 @@ class FleetRequests(Requests):
         self._in_flight = in_flight
         self._timeout_ms = timeout_ms
         self._out: dict[int, _Out] = {}
-        """By the id that the call has on its link. In ``Peer.pending`` it is negative: it is no number of the core's."""
+        """By the id that the call has on its link. In ``Peer.pending`` it is negative: not a call of the core."""
         self._parts: dict[int, int] = {}
         self._next_id = ID_LEAST
         self._dispatches.elsewhere = self
@@ -79,8 +79,8 @@ class FleetRequests(Requests):
             super().serve(peer, frames, request)
         elif peer.node:
             if not self.fleet.executes:
-                raise WireError(Code.PROTOCOL_ERROR, f"{self.fleet.name} runs no plugin, and a call that {peer.node} has "
-                                "forwarded is not forwarded again")
+                raise WireError(Code.PROTOCOL_ERROR, f"{self.fleet.name} runs no plugin, and a call that {peer.node} "
+                                "has forwarded is not forwarded again")
             self._invoke(peer, frames, request)
         elif self.fleet.owner(request.plugin) == self.fleet.name:
             self._invoke(peer, frames, request)
@@ -261,8 +261,8 @@ class FleetRequests(Requests):
         """The link to ``node`` has ended: what it had may have run, and is asked of nobody else."""
         for number in [number for number, out in self._out.items() if out.node == node]:
             if number in self._out:
-                self._fail(number, Code.NODE_LOST, f"the node {node}, which had this call, was lost; whether its hook ran "
-                           "is not known", started=True)
+                self._fail(number, Code.NODE_LOST, f"the node {node}, which had this call, was lost; whether its hook "
+                           "ran is not known", started=True)
 
     def expire(self, now_ns: int) -> None:
         """Answers what a node has not answered long after its deadline."""

@@ -49,7 +49,7 @@ class HostCalls:
             self._due_ns[number] = time.monotonic_ns() + call.deadline_ms * MS_NS
 
     def expire(self, now_ns: int) -> None:
-        """Forgets what no host has answered in its time: the other node has told the plugin so by itself."""
+        """Forgets what no host has answered in its time: the other node has already answered the plugin by itself."""
         for number in [number for number, due_ns in self._due_ns.items() if due_ns < now_ns]:
             del self._due_ns[number]
             self._api.host_methods.forget(number, is_late=True)

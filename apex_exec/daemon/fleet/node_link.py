@@ -1,8 +1,8 @@
 """A link to one other node: a DEALER with CURVE on which this node sends what it forwards. Nothing here waits.
 
-One connection is one socket: libzmq does not connect again by itself, so what was sent on a link that has ended is never
-sent later, and the link is what says whether the node is there. Heartbeats end it within a second if the network or the
-machine has gone without a word.
+One connection is one socket: libzmq does not connect again by itself, so what was sent on a link that has ended is
+never sent later, and the link is what says whether the node is there. Heartbeats end it within a second if the network
+or the machine has gone without a word.
 """
 
 from __future__ import annotations
@@ -43,7 +43,8 @@ Sent = Literal["sent", "full", "down"]
 
 class NodeLink:
     """``pair`` is this node's own CURVE pair. ``on_up(link)`` is called when the handshake is done, ``on_down(link,
-    refused)`` when the link has ended (``lost_ms`` after the node's last sign of life at the latest), ``on_message(link, frames, body)`` for what the node says."""
+    refused)`` when the link has ended (``lost_ms`` after the node's last sign of life at the latest),
+    ``on_message(link, frames, body)`` for what the node says."""
 
     def __init__(self, loop: Loop, context: zmq.Context[Any], node: Node, pair: tuple[bytes, bytes], *,
                  lost_ms: int, on_up: Callable[[NodeLink], None], on_down: Callable[[NodeLink, bool], None],
@@ -74,7 +75,8 @@ class NodeLink:
 
     def open(self) -> None:
         """Begins to connect; with the next of the node's keys, if the last one was not its."""
-        socket = self._socket = self._context.socket(zmq.DEALER)
+        socket: zmq.Socket[bytes] = self._context.socket(zmq.DEALER)
+        self._socket = socket
         for option, value in ((zmq.LINGER, 0), (zmq.IMMEDIATE, 1), (zmq.RECONNECT_IVL, -1),
                               (zmq.CONNECT_TIMEOUT, CONNECT_MS_MAX), (zmq.HANDSHAKE_IVL, CONNECT_MS_MAX),
                               (zmq.HEARTBEAT_IVL, self._lost_ms // 3), (zmq.HEARTBEAT_TIMEOUT, self._lost_ms),

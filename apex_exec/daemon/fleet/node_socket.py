@@ -8,12 +8,14 @@ it a node.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 import zmq
-from zmq.auth import load_certificate
+from zmq.auth import create_certificates, load_certificate
 
 from apex_exec.config import Settings
 from apex_exec.daemon.hosts.connections import REFUSED_FACTOR, Connections, Events, Peer
@@ -38,10 +40,24 @@ NODE, HOST = "n:", "h:"
 """Before the name that a key belongs to: of a node, or of a host."""
 
 
+@contextmanager
+def _owners_alone() -> Iterator[None]:
+    """Files that are made meanwhile are their owner's alone."""
+    old = os.umask(0o077)
+    try:
+        yield
+    finally:
+        os.umask(old)
+
+
 def load_pair(settings: Settings) -> tuple[bytes, bytes]:
-    """This node's own CURVE pair. Raises ConfigError."""
+    """This node's own CURVE pair, made if there is none and the node signs its own statement. Raises ConfigError."""
     path = settings.fleet_keys_path / CURVE_KEY
     try:
+        if settings.fleet.signing_key and not path.exists():  # who may sign its statement may make its pair
+            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            with _owners_alone():
+                create_certificates(path.parent, CURVE_KEY.removesuffix(".key_secret"))
         if path.stat().st_mode & 0o077:
             raise ConfigError(f"fleet.keys_dir: {path} can be read by others; chmod 600 it")
         public, secret = load_certificate(path)
@@ -106,7 +122,7 @@ class NodeEndpoint:
         if address not in self._told and len(self._told) < CONNECTIONS_MAX:  # it tries again, every second
             self._told.add(address)
             log.warning("a connection from %s was refused: its CURVE key is no node's whose statement holds, and no "
-                        "host's; it is told of once", address)
+                        "host's; this is logged once for each address", address)
 
     def close(self) -> None:
         """Lets the last replies leave, for a second at most."""

@@ -99,7 +99,7 @@ class HostMethods:
         return serves, [method for method in methods if self._providers[method][0] is not peer]
 
     def local(self) -> list[str]:
-        """The methods that a host of this node provides, in order: what the other nodes of a fleet may be told."""
+        """The methods that a host of this node provides, in order: what the other nodes of a fleet hear of."""
         return sorted(method for method, peers in self._providers.items() if any(not peer.node for peer in peers))
 
     def provided_by_node(self, peer: Peer, methods: list[str]) -> None:

@@ -73,7 +73,7 @@ class Curve:
 class Zap:
     """Answers libzmq's question whether a CURVE key may connect (ZAP, rfc.zeromq.org/spec/27), in the loop.
 
-    ``known`` gives the name of whoever has a key (z85), "" if nobody has; it becomes the ``user`` of the connection."""
+    ``known`` gives the name that belongs to a key (z85), "" if none does; it becomes the ``user`` of the connection."""
 
     def __init__(self, context: zmq.Context[Any], loop: Loop, known: Callable[[bytes], str],
                  on_denied: Callable[[str], None]) -> None:
