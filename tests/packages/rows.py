@@ -21,7 +21,7 @@ class Row(NamedTuple):
     @property
     def name(self) -> str:
         """The package's name."""
-        return self.requirement.split("==")[0]
+        return self.requirement.split(" ")[0].split("==")[0]
 
 
 ROWS = [Row(rank, requirement, code.strip()) for rank, requirement, code in (
@@ -111,7 +111,7 @@ ROWS = [Row(rank, requirement, code.strip()) for rank, requirement, code in (
      "assert BeautifulSoup('<p class=x>a<b>c</b></p>', 'html.parser').select_one('p.x b').text == 'c'"),
     (104, "oauthlib", "from oauthlib.oauth1 import Client\n"
      "_, headers, _ = Client('k', client_secret='s').sign('http://a/b')\nassert 'oauth_signature' in headers['Authorization']"),
-    (105, "soupsieve", "import soupsieve, bs4\n"
+    (105, "soupsieve beautifulsoup4", "import soupsieve, bs4\n"
      "assert soupsieve.select('p > b', bs4.BeautifulSoup('<p><b>1</b></p>', 'html.parser'))[0].text == '1'"),
     (108, "cachetools", "import cachetools\nc = cachetools.LRUCache(1); c[1] = 1; c[2] = 2\nassert list(c) == [2]"),
     (112, "exceptiongroup", "from exceptiongroup import ExceptionGroup\nassert len(ExceptionGroup('x', [ValueError()]).exceptions) == 1"),
