@@ -1,9 +1,9 @@
 """Vendors every package of ``rows.py`` with the real ``plugin add``, uses it in a real jailed worker with the usual
 limits, and prints what came of it as a Markdown table.
 
-``python -m tests.packages.table [--find-links DIR --offline] [--only NAME…] [--rows FILE] [--keep DIR] [--write]`` takes
-a quarter of an hour, and PyPI or a folder of wheels. ``--keep`` names a folder for the plugins: what is vendored there
-already is not vendored again. ``--write`` puts the table into this folder's README.
+``python -m tests.packages.table [--find-links DIR --offline] [--only NAME…] [--rows FILE] [--keep DIR] [--write]``
+takes a quarter of an hour, and PyPI or a folder of wheels. ``--keep`` names a folder for the plugins: what is vendored
+there already is not vendored again. ``--write`` puts the table into this folder's README.
 """
 
 from __future__ import annotations

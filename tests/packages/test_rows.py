@@ -13,7 +13,6 @@ from tests.packages.rows import LEFT_OUT, ROWS
 from tests.packages.table import BEGIN, HERE, USED_MIN, Result, used, vendor
 from tests.support.wheels import make_wheel
 
-
 INSTALLED = ("attrs", "jinja2", "mako", "pygments", "pluggy", "iniconfig", "sortedcontainers", "packaging")
 """Packages that the tests' own environment has."""
 
