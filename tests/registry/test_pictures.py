@@ -48,7 +48,8 @@ def test_an_svg_that_draws_and_a_whole_png_are_accepted() -> None:
 
 
 @pytest.mark.parametrize(("body", "says"), [
-    (b"GIF89a", "does not begin"), (png()[:-5], "cut short"), (png() + b"<script>", "follows its end"),
+    (b"GIF89a", "does not begin"), (png()[:-5], "no end"), (png()[:-20], "cut short"),
+    (png() + b"<script>", "follows its end"),
     (png(30_000, 30_000), "30000 x 30000"), (png().replace(b"IDAT", b"IDAx"), "damaged")])
 def test_a_png_that_is_damaged_or_too_large_is_refused(body: bytes, says: str) -> None:
     assert says in png_problem(body, 1024)
@@ -63,4 +64,4 @@ def test_a_picture_that_is_missing_too_large_or_active_is_named_by_its_path() ->
 
     assert problems() == ["'icon.png' is not in the bundle"]
     assert "an icon has at most 262,144 bytes" in problems(icon_png=png(data=bytes(300_000)))[0]
-    assert any("at most 8,388,608 bytes" in one for one in problems(icon_png=bytes(50_000_000)))
+    assert any("8,388,608 bytes (registry.bundle_bytes)" in one for one in problems(icon_png=bytes(50_000_000)))
