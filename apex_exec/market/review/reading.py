@@ -51,10 +51,10 @@ def difference(before: Bundle, after: Bundle) -> Iterator[str]:
         if b"\0" in old[:1024] or b"\0" in new[:1024]:
             yield f"binary {path}: {len(old):,} -> {len(new):,} bytes"
             continue
-        names = (f"a/{path}" if path in before.files else "/dev/null",
-                 f"b/{path}" if path in after.files else "/dev/null")
-        for line in difflib.unified_diff(*(body.decode("utf-8", "replace").splitlines() for body in (old, new)), *names,
-                                         lineterm=""):
+        for line in difflib.unified_diff(
+                old.decode("utf-8", "replace").splitlines(), new.decode("utf-8", "replace").splitlines(),
+                f"a/{path}" if path in before.files else "/dev/null",
+                f"b/{path}" if path in after.files else "/dev/null", lineterm=""):
             count += 1
             if count > DIFF_LINES_MAX:
                 yield f"(over {DIFF_LINES_MAX:,} lines: export both and compare them in an editor)"
