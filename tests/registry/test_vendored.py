@@ -136,6 +136,16 @@ def test_findings_in_a_package_weigh_less_and_own_code_counts_alone(vendored: di
     assert set(measurable(made.files, (), left_out)) == {"plugin.py", "own.py"}
 
 
+def test_a_javascript_bundle_gains_nothing_by_a_lock(vendored: dict[str, bytes]) -> None:
+    code = b"export default { id: 'sample', version: '1.0.0', permissions: [], hooks: { onDashboardLoad() {} } };"
+    given = {path: body for path, body in vendored.items() if path != "plugin.py"}
+    manifest = json.loads(given["manifest.json"]) | {"manifest": {"entrypoint": "vendor/loud/index.js",
+                                                                  "hooks": ["onDashboardLoad"]}}
+    del manifest["dependencies"]
+    made = make_bundle({**given, "vendor/loud/index.js": code, "manifest.json": json.dumps(manifest).encode()}, "x")
+    assert made.vendored == {} and by_its_own_maps(made, ()).files == []
+
+
 BAD = {
     "native": ("fast", {"fast/__init__.py": "from fast import _core\n", "fast/_core.so": b"\x7fELF"}, "native_code",
                "fast/_core.so"),
