@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, TextIO
 
@@ -34,6 +35,18 @@ def say(*values: object, end: str = "\n", file: TextIO | None = None, flush: boo
     """``print``, cleaned. Raises ReaderGone."""
     try:
         print(*(clean(str(value)) for value in values), end=end, file=file, flush=flush)
+    except BrokenPipeError:
+        raise ReaderGone from None
+
+
+def say_coloured(lines: Iterable[str]) -> None:
+    """Prints the lines of a unified diff: on a terminal in colours, unless NO_COLOR is set. Raises ReaderGone."""
+    colours = {"+": "\x1b[32m", "-": "\x1b[31m", "@": "\x1b[36m"} if (
+        sys.stdout.isatty() and not os.environ.get("NO_COLOR")) else {}
+    try:
+        for line in lines:
+            colour = colours.get(line[:1], "")
+            print(f"{colour}{clean(line)}\x1b[0m" if colour else clean(line))
     except BrokenPipeError:
         raise ReaderGone from None
 

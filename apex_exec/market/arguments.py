@@ -41,6 +41,12 @@ class Claim(_Args):
     submission: int = 0
 
 
+class Read(_Args):
+    """A submission whose bytes a reviewer wants to read."""
+
+    submission: int
+
+
 class Decide(_Args):
     """A reviewer's decision. ``digest`` names the reviewed bytes, as returned by ``market.review``; ``statement`` and
     ``signature`` are the decision signed with an approver's key (``reviewers.py``)."""
@@ -235,6 +241,7 @@ OPERATIONS = (
               "Submits a bundle, runs the machine's checks and returns the findings.", lane="submissions"),
     Operation("market.status", Which,
               "Shows a submission with its moves, findings and place in the queue; or the queue."),
+    Operation("market.read", Read, "Returns a submission's bundle, and that of the version published before it."),
     Operation("market.review", Claim, "Takes a submission for review and shows what to check; or the queue."),
     Operation("market.source", Source,
               "Shows the files of a submission, or one of them with findings, coverage and an earlier version.",

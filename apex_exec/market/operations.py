@@ -85,6 +85,7 @@ class Operations:
                 context, Path(args.path) if args.path else None, _given(context, args), args.submitter, args.contact,
                 args.response_hours),
             "market.status": lambda _context, args: review.status(args.submission, args.plugin),
+            "market.read": lambda _context, args: review.read(args.submission),
             "market.review": lambda _context, args: review.claim(args.submission, args.reviewer),
             "market.source": self.source, "market.comment": self.comment, "market.mine": self.mine,
             "market.approve": lambda context, args: review.decide(

@@ -60,7 +60,7 @@ def _manifest_facts(manifest: Manifest, ctx: Context) -> dict[str, Any]:
     return {"entrypoint": manifest.entrypoint, "permissions": list(manifest.permissions), "priority": manifest.priority,
             "network": list(manifest.network.allow), "tables": list(manifest.data.tables),
             "limits": {key_of(name): getattr(limits, name) for name in LIMITS},
-            "pricing": manifest.pricing.model_dump(exclude_none=True)}
+            "pricing": manifest.pricing.model_dump(exclude_none=True), **manifest.shown()}
 
 
 def _short(ctx: Context, plugin: PluginRow, version: VersionRow, here: Misfits | None) -> dict[str, Any]:

@@ -28,6 +28,7 @@ from apex_exec.registry.bundles.manifest import (
     SupportPart,
     check_manifest,
 )
+from apex_exec.sandbox.modules import ALLOWED, WITHHELD
 from apex_exec.wire import messages
 from tests.cli.test_framework import VERBS
 from workers import wire
@@ -154,3 +155,11 @@ def test_every_condition_of_readiness_and_every_anomaly_of_a_connection_is_told(
     assert not missing(sorted(conditions), "apex_exec/observe/README.md")
     anomalies = read("apex_exec/observe/README.md").partition("anomalies\n`")[2].partition("`")[0].split()
     assert set(get_args(Trouble)) - {"unread"} <= set(anomalies)
+
+
+def test_every_module_that_is_kept_from_plugins_is_told_with_its_reason() -> None:
+    text = read("apex_exec/sandbox/README.md").partition("## Modules of the standard library")[2]
+    told = {name: reason for names, reason in re.findall(r"^\| ((?:`[\w.]+` ?)+) \| ([^|]+) \|$", text, re.M)
+            for name in re.findall(r"`([\w.]+)`", names)}
+    assert told == WITHHELD
+    assert not set(WITHHELD) & set(ALLOWED)

@@ -15,9 +15,8 @@ from typing import Any
 import pytest
 
 from apex_exec.errors import Refusal
+from apex_exec.registry.bundles.bounds import Bounds
 from apex_exec.registry.bundles.bundle import (
-    APX_BYTES_MAX,
-    FILES_MAX,
     LIST_NAME,
     make_listing,
     pack,
@@ -141,7 +140,7 @@ def test_a_bundle_without_manifest_or_entry_point_is_refused() -> None:
 
 def test_a_zip_bomb_is_refused_and_costs_no_memory() -> None:
     bomb = zip_of({**files(), "zeros.txt": bytes(200 * 1024 * 1024)}, method=zipfile.ZIP_DEFLATED)
-    assert len(bomb) < APX_BYTES_MAX
+    assert len(bomb) < Bounds.apx_bytes_max()
     tracemalloc.start()
     try:
         assert {"ratio_too_high", "bundle_too_large"} <= codes(unpack, bomb)
@@ -169,7 +168,7 @@ def test_a_hundred_thousand_entries_are_refused_before_they_are_parsed() -> None
         for number in range(100_000):
             archive.writestr(f"{number}", b"")
     assert refusal(unpack, out.getvalue()).reason == "bundle_too_large"
-    small = zip_of({**files(), **{f"f{number}": b"" for number in range(FILES_MAX)}})
+    small = zip_of({**files(), **{f"f{number}": b"" for number in range(Bounds.files_max)}})
     assert refusal(unpack, small).reason == "bundle_too_large"
 
 

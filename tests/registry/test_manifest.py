@@ -76,7 +76,7 @@ def test_a_range_without_this_daemons_api_is_incompatible() -> None:
 
 @pytest.mark.parametrize(("key", "value"), [
     ("id", "abc\n"), ("id", "a٣c"), ("id", "ab"), ("id", "a" * 51), ("id", "Abc"), ("id", "a_b"),
-    ("version", "1.0.0\n"), ("version", "1.0.٣"), ("version", "01.0.0"), ("version", "1.0.0-rc1"), ("version", "1.0"),
+    ("version", "1.0.0\n"), ("version", "1.0.٣"), ("version", "01.0.0"), ("version", "1.0.0-01"), ("version", "1.0"),
     ("name", "x" * 101), ("name", "a\u202eb"), ("name", "a\u200bb"), ("name", " a"), ("name", "a\ud800"),
     ("author", "e\u0301"), ("apiVersion", ">=١"), ("apiVersion", "1"), ("apiVersion", ""),
     ("manifest", {"entrypoint": "../plugin.py", "hooks": ["onDashboardLoad"]}),

@@ -112,6 +112,30 @@ PLUGINS: dict[str, str] = {
         "[found, fernet, imported('requests'), asked('requests'), asked('json') is None]"),
     "finds": plain("import vendored.moves as moves\nfrom vendored.moves import reduce\nimport vendored.moves.urllib",
                    "[moves.__name__, reduce(lambda a, b: a + b, [1, 2]), vendored.moves.urllib.__name__]"),
+    "reads-its-files": plain(
+        "import glob, os, pathlib, io, zipfile, vendored\nfrom pathlib import Path\n"
+        "HERE = Path(__file__).parent\n"
+        "def tried(function, *given):\n    try:\n        return function(*given)\n"
+        "    except OSError as error:\n        return [type(error).__name__, str(error)]\n",
+        "[(HERE / 'vendored' / 'data.txt').read_text(), open('vendored/data.txt', 'rb').read().decode(),"
+        " os.path.isdir(HERE / 'vendored'), (HERE / 'nothing').exists(), Path('/etc/passwd').exists(),"
+        " sorted(os.listdir(HERE)), [os.path.basename(p) for p in glob.glob(str(HERE / 'vendored' / 'd*'))],"
+        " sorted(p.name for p in (HERE / 'vendored').rglob('*.py')), os.path.abspath('x'), str(HERE.resolve()),"
+        " os.path.getsize(os.path.join(os.path.dirname(vendored.__file__), 'data.txt')),"
+        " [entry.is_dir() for entry in os.scandir(HERE / 'vendored' / 'deep')],"
+        " tried(open, '/etc/passwd'), tried(open, HERE / 'x', 'w'), tried(open, 'x', 'w'),"
+        " tried(open, HERE / 'missing'), tried(os.listdir, '/'), tried(os.open, str(HERE / 'plugin.py'), 0)]"),
+    "uses-metadata": plain(
+        "import importlib.metadata as m, importlib.resources, pkgutil, inspect, sys, types\nimport vendored, pack\n"
+        "sys.modules['made.here'] = sys.modules['made'] = types.ModuleType('made')\nimport made.here\n"
+        "sys.path.append(__file__.rpartition('/')[0] + '/hidden')\nimport inner_module\n",
+        "[m.version('pack'), m.version('PACK'), [d.metadata['Name'] for d in m.distributions()],"
+        " pkgutil.get_data('pack', 'data.bin').decode(), [x.name for x in pkgutil.iter_modules(vendored.__path__)],"
+        " inspect.getsource(pack.f), pack.__spec__.origin, inner_module.VALUE,"
+        " [e.name for e in m.distribution('pack').entry_points], missing(),"
+        " str(m.distribution('pack').locate_file('pack'))]")
+    .replace("import inner_module\n", "import inner_module\ndef missing():\n    try:\n        m.version('no-such')\n"
+             "    except m.PackageNotFoundError as error:\n        return error.name\n"),
     "names-wrongly": plain("", "None").replace("return {", "from workers import Nope\n    return {"),
     "names-wrongly-at-load": plain("from json import Nope", "None"),
     "raises": plain("def inner():\n    raise ValueError('deep down')  # the line that shows", "inner()"),
@@ -132,6 +156,10 @@ EXTRA = {"helper.py": "import plugin as entry_module\nNAME = __name__\n\n"
          "def entry():\n    return entry_module.plugin\n",
          "vendored/data.txt": "from memory", "vendored/deep/__init__.py": "",
          "vendored/deep/part.py": "from ..util import word\n\ndef here():\n    return word\n",
+         "vendor/pack/__init__.py": "def f():\n    return 1\n", "vendor/pack/data.bin": "bytes",
+         "vendor/pack-1.5.dist-info/METADATA": "Metadata-Version: 2.1\nName: pack\nVersion: 1.5\n",
+         "vendor/pack-1.5.dist-info/entry_points.txt": "[a]\nb = pack:f\n",
+         "hidden/inner_module.py": "VALUE = 'hidden'\n",
          "vendored/util.py": "word = 'relative'\n",
          # What six does for six.moves: modules that no file is, by a finder of its own, which stands last.
          "vendored/__init__.py": """
@@ -190,6 +218,28 @@ def test_own_modules_packages_and_relative_imports_come_from_memory(client: Clie
 def test_data_files_are_read_as_package_resources(client: Client) -> None:
     text, same, names = result(client, "uses-data")
     assert text == same == "from memory" and names == ["__init__.py", "data.txt", "deep", "util.py"]
+
+
+def test_a_bundles_own_files_are_read_by_path_and_no_other(client: Client) -> None:
+    (text, same, is_folder, nothing, passwd, top, globbed, found, absolute, here, size, entries, outside, write,
+     write_elsewhere, missing, root, raw) = result(client, "reads-its-files")
+    assert text == same == "from memory" and is_folder and not nothing and not passwd and size == len(text)
+    assert {"plugin.py", "vendored", "manifest.json"} <= set(top) and globbed == ["data.txt", "deep"]
+    assert found == ["__init__.py", "__init__.py", "part.py", "util.py"] and entries == [False, False]
+    assert absolute == "/plugins/reads-its-files/x" and here == "/plugins/reads-its-files"
+    assert outside[0] == "PermissionError" and "importlib.resources" in outside[1]
+    assert write[0] == "OSError" and "context.api.storage" in write[1]
+    assert write_elsewhere[0] == "PermissionError" and missing[0] == root[0] == "FileNotFoundError"
+    assert raw[0] == "PermissionError"
+
+
+def test_a_vendored_package_is_found_as_if_it_were_installed(client: Client) -> None:
+    (version, same, names, data, modules, source, origin, inner, entries, missing,
+     place) = result(client, "uses-metadata")
+    assert version == same == "1.5" and names == ["pack"] and data == "bytes" and modules == ["deep", "util"]
+    assert source == "def f():\n    return 1\n" and origin == "/plugins/uses-metadata/vendor/pack/__init__.py"
+    assert inner == "hidden" and entries == ["b"] and missing == "no-such"
+    assert place == "/plugins/uses-metadata/vendor/pack"
 
 
 def test_every_time_zone_is_there_without_a_file_system(client: Client) -> None:

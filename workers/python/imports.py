@@ -24,6 +24,8 @@ from workers.python.preload import Allowed
 
 VENDOR = "vendor/"
 """The folder of packages that ``plugin add`` has put into the bundle. Own modules come first."""
+FOR_LIBRARIES = frozenset(("select", "selectors", "signal", "ssl", "subprocess"))
+"""Withheld modules that packages import beside what a plugin uses of them. What they do is refused by the jail."""
 LOCK_NAME = "vendor.lock.json"
 """The file that says what is in ``vendor/``; the daemon has checked it."""
 _import = builtins.__import__
@@ -153,10 +155,19 @@ class Importer(importlib.abc.MetaPathFinder, importlib.abc.InspectLoader):
 
     def _gated(self, name: str, globals: Mapping[str, Any] | None = None, locals: Mapping[str, Any] | None = None,
                fromlist: Sequence[str] = (), level: int = 0) -> ModuleType:
-        if level == 0 and name not in Allowed.names and name.partition(".")[0] not in self.own and (
-                name in Allowed.loaded or not self._is_extended(name)):
-            raise ModuleNotFoundError(why_not(name), name=name)
+        if level == 0 and name not in Allowed.names and name.partition(".")[0] not in self.own:
+            if name in FOR_LIBRARIES and str((globals or {}).get("__file__")).startswith(f"{self._below}{VENDOR}"):
+                return self._for_library(name, fromlist)
+            if name in Allowed.loaded or not self._is_extended(name):
+                raise ModuleNotFoundError(why_not(name), name=name)
         return _import(name, globals, locals, fromlist, level)
+
+    @staticmethod
+    def _for_library(name: str, fromlist: Sequence[str]) -> ModuleType:
+        """A module that a vendored package may name and a plugin's own code may not."""
+        if name != "ssl":
+            return _import(name, None, None, fromlist)
+        return importlib.import_module("workers.python.no_ssl")
 
     def _is_extended(self, name: str) -> bool:
         """Whether the plugin may have a module that is no file of it at the usual places: one that it has made, or one

@@ -52,7 +52,8 @@ def preload(boot: dict[str, Any]) -> None:
         name == top or name.startswith(f"{top}.") for top in refused))
     Allowed.kept = tuple(sys.modules[name] for name in Allowed.forgotten)
     Allowed.withheld = boot["withheld"]
-    importlib.import_module("workers.python.distributions")
+    for name in ("distributions", "no_ssl"):
+        importlib.import_module(f"workers.python.{name}")
     Allowed.loaded = frozenset(sys.modules)
     _zones_from_memory(_read_zones())
     _no_threads()

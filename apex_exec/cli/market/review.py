@@ -7,10 +7,11 @@ from typing import Annotated
 
 from apex_exec.cli import connect
 from apex_exec.cli.market.common import Reason, ask, show_checks, show_queue
-from apex_exec.cli.output import print_table, say
+from apex_exec.cli.output import print_json, print_table, say, say_coloured
 from apex_exec.cli.plugin.common import StateDir, state_path
 from apex_exec.cli.root import AsJson, ConfigFile, RuntimeDir, examples, market_app
-from apex_exec.cli.verbs import Argument, Option
+from apex_exec.cli.verbs import Argument, BadParameter, Option
+from apex_exec.common.words import clean
 
 Submission = Annotated[int, Argument(min=1, help="The submission's number, as `market status` shows it.")]
 Reviewer = Annotated[str, Option(help="The reviewer's name; never the author.")]
@@ -18,11 +19,26 @@ ApproverKey = Annotated[str, Option("--key", metavar="NAME|FILE", help="The revi
                                                                        "approver; needed once there is one.")]
 
 
-@market_app.command(epilog=examples("apex-exec market review", "apex-exec market review 7 --reviewer rita"))
+LONG_MS = 60_000
+
+
+@market_app.command(epilog=examples(
+    "apex-exec market review", "apex-exec market review 7 --reviewer rita", "apex-exec market review 7 --diff",
+    "apex-exec market review 7 --source", "apex-exec market review 7 --export ./submission-7"))
 def review(submission: Annotated[int, Argument(min=0, help="The submission's number; none: the queue.")] = 0,
-           reviewer: Annotated[str, Option(help="Your name.")] = "", as_json: AsJson = False,
-           runtime_dir: RuntimeDir = None, config: ConfigFile = None) -> None:
-    """Takes a submission for review and shows what has to be reviewed."""
+           reviewer: Annotated[str, Option(help="Your name.")] = "",
+           diff: Annotated[bool, Option("--diff", help="What is different from the version published before.")] = False,
+           source: Annotated[bool, Option("--source", help="The author's own files, findings in place.")] = False,
+           export: Annotated[Path | None, Option("--export", metavar="DIR", help="A new folder to read it in.")] = None,
+           as_json: AsJson = False, runtime_dir: RuntimeDir = None, config: ConfigFile = None) -> None:
+    """Takes a submission for review and shows what has to be reviewed; or, with --diff, --source or --export, its code.
+
+    Reading takes nothing: the submission stays with its reviewer. Vendored packages are listed, and exported, but not
+    printed: their files are those of the wheels that the lock names.
+    """
+    if diff or source or export is not None:
+        _read(submission, diff, source, export, as_json, runtime_dir, config)
+        return
     shown = ask(config, runtime_dir, "market.review", submission=submission, reviewer=reviewer)
     if isinstance(shown, list):
         show_queue(shown, as_json)
@@ -38,6 +54,48 @@ def review(submission: Annotated[int, Argument(min=0, help="The submission's num
                          "leftOut": "left out", "wheel": "wheel", "sha256": "sha256"}, as_json=False)
             say("every file in vendor/ is the one that its wheel's list names; whether the wheels are the index's own "
                 "is shown by `apex-exec plugin add --check --dir DIR`")
+
+
+def _read(submission: int, diff: bool, source: bool, export: Path | None, as_json: bool, runtime_dir: str | None,
+          config: Path | None) -> None:
+    from apex_exec.errors import Refusal
+    from apex_exec.market.review import reading
+    from apex_exec.registry.bundles.bundle import unpack
+
+    if not submission:
+        raise BadParameter("name the submission", param_hint="SUBMISSION")
+    with connect.admin(config, runtime_dir) as client:
+        given = client.request("market.read", {"submission": submission}, LONG_MS)
+        scan = next((check for check in (client.request("market.status", {"submission": submission}, LONG_MS)["result"]
+                                         or {}).get("checks", ()) if check["name"] == "scan"), None)
+    after, _ = unpack(given["bundle"], is_stored=True)
+    before = unpack(given["before"], is_stored=True)[0] if given["before"] else None
+    changed = reading.changes(before, after)
+    lines = list(reading.difference(before, after)) if diff and before is not None else []
+    if as_json:
+        print_json({"id": given["id"], "plugin": given["plugin"], "version": given["version"],
+                    "digest": given["digest"], "before": given["beforeVersion"], "changes": changed, "diff": lines})
+    else:
+        against = f"since {given['beforeVersion']}" if before is not None else "no version was published before"
+        say(f"{given['plugin']} {given['version']}, digest {given['digest']}: {against}")
+        for line in changed:
+            say(clean(line))
+        say_coloured(lines)
+        if source:
+            found = reading.findings_by_line([*scan["problems"], *scan["detail"].get("warnings", ())] if scan else [])
+            for path in after.files:
+                if path not in after.vendored:
+                    say(clean(f"--- {path}"))
+                    for line in reading.source(after, path, found.get(path, {})):
+                        say(clean(line))
+    if export is not None:
+        if export.exists():
+            raise Refusal("exists", f"{export} exists already", hint="name a new folder")
+        for path, body in after.files.items():
+            (export / path).parent.mkdir(parents=True, exist_ok=True)
+            (export / path).write_bytes(body)
+        if not as_json:
+            say(f"{len(after.files)} files in {export}: do not run them outside the jail")
 
 
 @market_app.command(epilog=examples("apex-exec market approve 7 --reviewer rita --digest 3f… --confirm-all --reason y"))

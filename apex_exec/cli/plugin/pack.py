@@ -38,7 +38,8 @@ def pack(
     settings_with_hooks(config)
     left_out: list[str] = []
     bundle = read_folder(folder, left_out, output)
-    if not with_secrets and (found := secrets_in(bundle.files)):
+    own = {name: body for name, body in bundle.files.items() if name not in bundle.vendored}
+    if not with_secrets and (found := secrets_in(own)):
         raise Refusal("holds_a_secret", "; ".join(f"{name}:{line}: this looks like {what}"
                                                   for name, line, what in found[:SECRETS_TOLD_MAX]),
                       hint="everybody who gets the bundle can read it: remove it, or list the file in .apxignore; if "

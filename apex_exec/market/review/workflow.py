@@ -17,7 +17,7 @@ from apex_exec.market.review import submissions as subs
 from apex_exec.market.review.states import CHECKLIST
 from apex_exec.market.review.submissions import MACHINE, Submission
 from apex_exec.market.shop.storefront import Shop
-from apex_exec.registry.bundles.bundle import Bundle, read_path, unpack
+from apex_exec.registry.bundles.bundle import Bundle, pack, read_path, unpack
 from apex_exec.registry.context import Context
 from apex_exec.registry.trials.testing import Proof, Run
 from apex_exec.registry.trust import keyring
@@ -117,6 +117,19 @@ class Reviewing:
                 "vendored": facts(read_lock(bundle.files), bundle.files),
                 "files": [{"path": path, "size": len(body)} for path, body in bundle.files.items()
                           if path not in bundle.vendored]}
+
+    def read(self, submission: int) -> Any:
+        """The bytes of a submission, and of the version that was published before it (none: b"")."""
+        def work(db: sa.Connection) -> tuple[Submission, Submission | None]:
+            one = subs.get(db, submission)
+            earlier = [other for other in subs.offered(db, one.plugin) if other.id < one.id]
+            return one, earlier[-1] if earlier else None
+
+        one, before = self.shop.read(work)
+        bundle, signatures = self.shop.kept(one)
+        return {"id": one.id, "plugin": one.plugin, "version": one.version, "digest": one.digest,
+                "bundle": pack(bundle, signatures), "beforeVersion": before.version if before else "",
+                "before": pack(self.shop.kept(before)[0]) if before else b""}
 
     def decide(self, context: Context, target: str, submission: int, reviewer: str, reason: str, digest: str,
                checklist: list[str], statement: str = "", signature: str = "") -> Any:

@@ -45,11 +45,19 @@ class Entry(msgspec.Struct, frozen=True):
     permissions: list[str] = []
     coverage: str = ""
     published_ns: int = 0
+    description: str = ""
+    licence: str = ""
+    homepage: str = ""
+    keywords: list[str] = []
 
     @property
     def path(self) -> str:
         """The place of the bundle, relative to the index."""
         return f"bundles/{self.digest}.apx"
+
+
+SHOWN = ("description", "licence", "homepage", "keywords")
+"""What an entry has of the manifest for people to read."""
 
 
 class Index(msgspec.Struct, frozen=True):
@@ -144,11 +152,12 @@ def check_bundle(label: str, size: int, sha256: str, data: bytes) -> None:
 
 
 def search(index: Index, words: str) -> list[Entry]:
-    """The offered entries whose id, name or author contain every word, newest version of each, by id."""
+    """The offered entries whose id, name, author, description or keywords contain every word, newest version of each,
+    by id."""
     wanted = words.casefold().split()
     found: dict[str, Entry] = {}
     for entry in index.plugins:
-        text = f"{entry.id} {entry.name} {entry.author}".casefold()
+        text = " ".join((entry.id, entry.name, entry.author, entry.description, *entry.keywords)).casefold()
         if entry.state != "revoked" and all(word in text for word in wanted):
             found[entry.id] = find(index, entry.id)
     return [found[name] for name in sorted(found)]
@@ -162,4 +171,4 @@ def public_facts(entry: Entry) -> dict[str, Any]:
     """What ``market search`` and ``show`` print about an entry."""
     facts: dict[str, Any] = msgspec.to_builtins(entry)
     return {key: facts[key] for key in ("id", "version", "name", "author", "state", "price", "permissions", "coverage",
-                                        "digest")}
+                                        "digest", *SHOWN)}

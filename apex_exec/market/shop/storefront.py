@@ -35,7 +35,7 @@ from apex_exec.market.progress import LOOK_EVERY, Progress
 from apex_exec.market.review import submissions as subs
 from apex_exec.market.review.submissions import Submission
 from apex_exec.market.shop.files import PUBLIC_KEY, SharedFiles
-from apex_exec.market.shop.index import LIFETIME_NS, NAME, Entry, Index, Seen, open_index, seal
+from apex_exec.market.shop.index import LIFETIME_NS, NAME, SHOWN, Entry, Index, Seen, open_index, seal
 from apex_exec.market.store import CHANNEL, advance_clock, index_versions, indexes_seen, open_market, publications
 from apex_exec.market.store import NAME as STORE
 from apex_exec.registry import store as registry
@@ -146,7 +146,8 @@ class Shop:
         """The submitted bytes, hashed again. Raises Refusal("digest_changed") if they have changed."""
         try:
             self.files.bring(f"submitted/{submission.digest}.apx", self._kept(submission.digest))
-            bundle, signatures = unpack(self._kept(submission.digest).read_bytes(), f"submission {submission.id}")
+            bundle, signatures = unpack(self._kept(submission.digest).read_bytes(), f"submission {submission.id}",
+                                        is_stored=True)
         except OSError as error:
             raise Refusal("digest_changed", f"the bytes of submission {submission.id} are gone: {error}"[:300],
                           hint="submit it again", code=Code.CONFLICT) from None
@@ -173,7 +174,8 @@ class Shop:
         found = msgspec.json.decode(submission.result)
         return Entry(submission.plugin, submission.version, submission.digest, hashlib.sha256(packed).hexdigest(),
                      len(packed), bundle.manifest.name, submission.author, "published",
-                     subs.decode_price(submission.price), list(bundle.manifest.permissions), found["coverage"], now_ns)
+                     subs.decode_price(submission.price), list(bundle.manifest.permissions), found["coverage"], now_ns,
+                     **{key: value for key, value in bundle.manifest.shown().items() if key in SHOWN})
 
     @staticmethod
     def record(db: sa.Connection, submission: Submission, entry: Entry) -> None:

@@ -25,7 +25,7 @@ from apex_exec.catalogue.limits import Limits
 from apex_exec.common.source_map import SourceMaps, map_comment
 from apex_exec.core.plugin import PluginSpec
 from apex_exec.errors import Code, Refusal
-from apex_exec.executor.processes.runtimes import JAVASCRIPT
+from apex_exec.executor.processes.runtimes import JAVASCRIPT, PYTHON
 from apex_exec.registry.bundles.bounds import Bounds
 from apex_exec.registry.bundles.ignoring import IGNORE_BYTES_MAX, IGNORE_NAME, Ignore
 from apex_exec.registry.bundles.manifest import (
@@ -103,9 +103,11 @@ class Bundle:
 
     @property
     def vendored(self) -> dict[str, Package]:
-        """The files in ``vendor/`` by path, each with the package that it belongs to, unchanged."""
+        """The files in ``vendor/`` by path, each with the package that it belongs to, unchanged.
+
+        A JavaScript bundle has none: nobody has compared its files with a lock."""
         if self._vendored is None:
-            self._vendored = locked_files(self.files)
+            self._vendored = locked_files(self.files) if self.manifest.runtime == PYTHON.name else {}
         return self._vendored
 
     @property

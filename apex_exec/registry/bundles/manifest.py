@@ -349,6 +349,11 @@ class Manifest(_Strict):
         """The language that the plugin is written in, by its entry point: a row of ``executor.processes.runtimes``."""
         return (runtime_of(self.entrypoint) or PYTHON).name  # an entry point without a runtime was refused
 
+    def shown(self) -> dict[str, Any]:
+        """What people are shown of the plugin beside its name: the keys that the manifest has."""
+        keys = ("description", "icon", "licence", "homepage", "keywords", "changelog", "screenshots", "dependencies")
+        return {key: value for key in keys if (value := getattr(self, key))}
+
     @property
     def admin_permissions(self) -> tuple[str, ...]:
         """The permissions of this manifest that need an approval."""

@@ -56,7 +56,8 @@ def scan(files: dict[str, bytes], manifest: Manifest | None, *, extra_modules: t
     request = Request(
         files, sorted({*ALLOWED, *extra_modules}), list(manifest.permissions) if manifest else None,
         list(manifest.network.allow) if manifest else [], list(manifest.data.tables) if manifest else [])
-    vendored = {path: f"{one.name} {one.version}" for path, one in locked_files(files).items()}
+    is_python = manifest is not None and manifest.runtime == PYTHON.name
+    vendored = {path: f"{one.name} {one.version}" for path, one in locked_files(files).items()} if is_python else {}
     if manifest is not None:
         request = msgspec.structs.replace(
             request, id=manifest.id, version=manifest.version, hooks=list(manifest.manifest.hooks),

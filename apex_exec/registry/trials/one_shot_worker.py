@@ -25,6 +25,8 @@ from apex_exec.registry.bundles.bundle import Bundle
 from apex_exec.registry.bundles.manifest import parse_manifest
 from workers import wire
 
+IMPORT_SECONDS_MAX = 60.0
+"""How long the trial of a package may take: on an author's machine, beside whatever else runs there."""
 LOOK = "look what it does when it is imported"
 
 
@@ -34,7 +36,7 @@ def declared_by(bundle: Bundle, settings: Settings) -> dict[str, Any]:
     Only for a process without threads or a ZeroMQ context: it forks.
     """
     with jailed(settings) as executor:
-        return _probe(executor, bundle, settings)
+        return declared_in(executor, bundle, settings)
 
 
 @contextmanager
@@ -58,12 +60,14 @@ def jailed(settings: Settings) -> Iterator[BlockingExecutor]:
             sandboxing.cgroups.close()
 
 
-def _probe(executor: BlockingExecutor, bundle: Bundle, settings: Settings) -> dict[str, Any]:
+def declared_in(executor: BlockingExecutor, bundle: Bundle, settings: Settings, seconds: float = 0.0) -> dict[str, Any]:
+    """What the bundle's code declares, loaded by ``executor`` in at most ``seconds`` (0: as long as a worker may take).
+    Raises Refusal."""
     spec = bundle.spec(settings.limits.policy())
     if why := executor.lacking.get(spec.runtime):
         raise Refusal("load_failed", f"plugins in {spec.runtime} are not available on this machine: {why}",
                       hint="see `apex-exec doctor`")
-    probe = _Probe(spec, bundle, settings.pool.boot_seconds)
+    probe = _Probe(spec, bundle, seconds or settings.pool.boot_seconds)
     executor.run(probe)
     if probe.refusal is not None:
         raise probe.refusal
@@ -91,7 +95,7 @@ def import_failure(executor: BlockingExecutor, settings: Settings, modules: list
     files = {"plugin.py": _IMPORTS.format(modules=modules).encode(), "manifest.json": _MANIFEST,
              **{f"vendor/{path}": body for path, body in vendor.items()}}
     try:
-        _probe(executor, Bundle(parse_manifest(_MANIFEST), files), settings)
+        declared_in(executor, Bundle(parse_manifest(_MANIFEST), files), settings, IMPORT_SECONDS_MAX)
     except Refusal as error:
         return error.message
     return ""

@@ -25,6 +25,7 @@ _OFFLINE = re.compile(r"NewConnectionError|NameResolutionError|Max retries excee
                       r"Connection refused|Network is unreachable|ProxyError|SSLError|Connection broken|timed out")
 _NONE = re.compile(r"Could not find a version that satisfies the requirement (\S+?)(?: \(from [^)]*\))? ?"
                    r"\(from versions: ([^)]*)\)")
+_YANKED = re.compile(r"selected for download or install is a yanked version: '([^']+)'")
 _TWO = re.compile(r"Cannot install (.+?) because these package versions have conflicting dependencies")
 
 
@@ -80,9 +81,10 @@ def choose(requirements: list[str], source: Source, folder: Path) -> list[Chosen
     if status:
         raise _explained(said, source)
     items = json.loads(report.read_bytes())["install"]
+    withdrawn = {canonicalize_name(match[1]) for match in _YANKED.finditer(said)}  # older pips say it in words only
     for item in items:
-        if item.get("is_yanked"):
-            name, version = item["metadata"]["name"], item["metadata"]["version"]
+        name, version = canonicalize_name(item["metadata"]["name"]), item["metadata"]["version"]
+        if item.get("is_yanked") or name in withdrawn:
             raise Refusal("yanked", f"{name} {version} was withdrawn from the index by its authors (yanked)",
                           code=Code.REFUSED, hint=f"take another version, or the newest: apex-exec plugin add {name}")
     return [Chosen(canonicalize_name(item["metadata"]["name"]), item["metadata"]["version"],
