@@ -26,8 +26,8 @@ _clock_ns = time.monotonic_ns
 
 
 class EffectDecisions:
-    """``components`` are those that may be rendered; none: any. ``leaked(spec, user_id, body)`` names the secret setting
-    that stands in an effect, or is ""; it is asked for plugins that declare settings."""
+    """``components`` are those that may be rendered; none: any. ``leaked(spec, user_id, body)`` names the secret
+    setting that stands in an effect, or is ""; it is asked for plugins that declare settings."""
 
     def __init__(self, audit: Trail, metrics: Metrics, components: frozenset[str],
                  leaked: Callable[[PluginSpec, str, bytes], str]) -> None:
