@@ -15,7 +15,7 @@ import random
 import time
 from collections.abc import Callable, Generator, Sequence
 from datetime import UTC, datetime
-from typing import Any, ClassVar, Protocol
+from typing import Any, Protocol
 
 import msgspec
 
@@ -51,9 +51,6 @@ class Refused(AssertionError):
 class Rules(Protocol):
     """What the platform refuses: its own code, which the process that runs the tests has brought."""
 
-    installed: ClassVar[Rules | None] = None
-    """None if the tests run without apex-exec; then only permissions are looked at."""
-
     def payload(self, hook: str, params: dict[str, Any], user_id: str) -> None:
         """Raises Refused for a payload that no plugin would get."""
 
@@ -65,6 +62,12 @@ class Rules(Protocol):
 
     def request(self, plugin: str, method: str, encoded: bytes, effects: Any) -> tuple[str, str]:
         """The code and the words with which an API call is refused for its parameters, or two empty texts."""
+
+
+class Installed:
+    """The rules that this process has; none if the tests run without apex-exec: then only permissions are looked at."""
+
+    rules: Rules | None = None
 
 
 class _Later:
@@ -219,8 +222,8 @@ class FakePlatform:
         given: dict[str, Any] = dict(params or {})
         if hook in contract.FILLS_USER:
             given.setdefault("userId", user_id)
-        if Rules.installed is not None:
-            Rules.installed.payload(hook, given, user_id)
+        if Installed.rules is not None:
+            Installed.rules.payload(hook, given, user_id)
         names = inspect.signature(function).parameters
         return function(**{name: value for name, value in (("context", context), ("params", given)) if name in names})
 
@@ -228,16 +231,16 @@ class FakePlatform:
         field = contract.WIDGETS.get(hook, "")
         if field and isinstance(result, dict) and result.get(field) and "ui:render" not in self.permissions:
             raise PermissionDenied("permission_denied", f"{field} need ui:render", method="renderWidget")
-        if Rules.installed is not None:
+        if Installed.rules is not None:
             try:
                 check_value(result)
             except NotAValue as error:
                 raise Refused("INVALID_OUTPUT", f"{error.path}: {error}") from None
-            Rules.installed.result(hook, _encode(result))
+            Installed.rules.result(hook, _encode(result))
         return result
 
     def _asker(self, user_id: str) -> Callable[[int, str, dict[str, Any]], Any]:
-        effects = Rules.installed.collector(self.plugin_id) if Rules.installed is not None else None
+        effects = Installed.rules.collector(self.plugin_id) if Installed.rules is not None else None
         return lambda _seq, method, params: self._ask(user_id, method, params, effects)
 
     def _ask(self, user_id: str, method: str, params: dict[str, Any], effects: Any = None) -> Any:
@@ -251,8 +254,8 @@ class FakePlatform:
         if wanted not in self.permissions:
             raise PermissionDenied("permission_denied", f"{method} needs {wanted or 'an admin permission'}",
                                    method=method)
-        if Rules.installed is not None:
-            self._held_to_the_rules(Rules.installed, method, params, effects)
+        if Installed.rules is not None:
+            self._held_to_the_rules(Installed.rules, method, params, effects)
         if method in _WRITES:
             return self._write(method, params)
         if method.startswith("storage."):

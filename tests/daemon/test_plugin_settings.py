@@ -28,7 +28,7 @@ SETTINGS = {"properties": {
               "fetch": {"header": "Authorization", "value": "Bearer {secret}", "hosts": ["localhost.test"]}}}}
 
 PYTHON = '''
-from workers import ApiError, Plugin
+from workers import Plugin
 
 plugin = Plugin(id="set", version="1.0.0", permissions=["ui:render", "events:emit", "network:fetch"])
 
@@ -52,10 +52,7 @@ def run(context, params):
     elif wanted == "return":
         result = ["x" + settings["apiKey"]]
     elif wanted == "emit":
-        try:
-            context.api.emit("said", {"key": settings["apiKey"]})
-        except ApiError as error:
-            result = error.code
+        context.api.emit("said", {"key": "the key is " + settings["apiKey"]})
     return {"result": result, "metadata": {}}
 '''
 
@@ -129,7 +126,9 @@ def test_javascript_has_them_frozen(daemon: Daemon) -> None:
 def test_a_secret_stands_in_no_reply_no_log_no_effect_and_no_file(daemon: Daemon) -> None:
     give(daemon, values={"apiKey": SECRET})
     assert act(daemon, "print") is None
-    assert act(daemon, "emit") == "secret_in_effect"
+    with pytest.raises(CallError) as emitted:
+        act(daemon, "emit")
+    assert "the secret setting apiKey" in str(emitted.value) and SECRET not in repr(vars(emitted.value))
     with pytest.raises(CallError) as raised:
         act(daemon, "raise")
     assert "no answer for [secret]" in str(raised.value) and SECRET not in repr(vars(raised.value))

@@ -57,4 +57,4 @@ class Platform:
         return "", ""
 
 
-fake.Rules.installed = Platform()
+fake.Installed.rules = Platform()
