@@ -80,7 +80,7 @@ def test_every_page_fits_both_widths_moves_nothing_and_has_no_serious_fault(
     folder.mkdir(exist_ok=True)
     with chromium(tmp_path, scheme) as browser:
         be_wide(browser, 1440)
-        sign_in(browser, console, "rita", "reviewer", "finance", "author")
+        sign_in(browser, console, "ann", "reviewer", "finance", "author")
         for name, path in PAGES.items():
             browser.get(console.origin + path)
             assert "That did not work" not in seen(browser), name
