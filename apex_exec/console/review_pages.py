@@ -139,7 +139,7 @@ class ReviewPages:
                 what=f"{DECISIONS[decision]}: submission {number}", command=(
                     f"apex-exec market {verb} {number} --reviewer NAME --digest {digest[:64]} {flags}--key NAME "
                     "--reason TEXT"))
-        signed = {"statement": form["statement"], "signature": form["signature"]} if form.get("signature") else {}
+        signed = {key: form.get(key, "") for key in ("statement", "signature")} if form.get("signature") else {}
         args: dict[str, Any] = {"submission": number, "reviewer": session.person.name, "reason": reason,
                                 "digest": digest, "checklist": checklist, **signed}
         if decision != "approved":
