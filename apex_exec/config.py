@@ -131,6 +131,12 @@ class ConsoleSection(_Section):
     trusted_proxy: str = ""
     runtime_dir: str = ""
     session_hours: float = Field(default=8, ge=0.01, le=24 * 30)
+    oidc_issuer: str = ""
+    oidc_client_id: str = ""
+    oidc_client_secret_file: str = ""
+    oidc_roles: dict[str, list[str]] = {}
+    oidc_groups_claim: str = "groups"
+    oidc_name_claim: str = "preferred_username"
 
 
 class DoorSection(_Section):

@@ -25,7 +25,7 @@ EXTRAS = {
     "data": Extra(("sqlglot",), "lets plugins query and write the platform's database"),
     "postgres": Extra(("psycopg", "psycopg_pool"), "databases on PostgreSQL"),
     "fetch": Extra(("aiohttp",), "lets plugins make HTTP requests"),
-    "console": Extra(("aiohttp", "jinja2"), "the web console"),
+    "console": Extra(("aiohttp", "jinja2", "joserfc"), "the web console"),
     "door": Extra(("aiohttp", "jwt"), "the HTTP door"),
     "market": Extra(("coverage", "bandit", "pytest"), "runs the tests of plugins and measures them"),
 }

@@ -85,6 +85,19 @@ KEYS: dict[str, Key] = {
     "console.runtime_dir": Key(
         "`<runtime_dir>-console`",
         "the console's own folder, 0700, with the socket by which `console link` reaches it"),
+    "console.oidc_issuer": Key(
+        "none",
+        "the OpenID Connect provider by which people may sign in to the console, beside links: its issuer, by https",
+        '"https://login.example.com"'),
+    "console.oidc_client_id": Key("none", "the console's name there; its redirect URI is `<origin>/login/callback`"),
+    "console.oidc_client_secret_file": Key(
+        "none", "a file with the client's secret; without it the console is a public client, protected by PKCE"),
+    "console.oidc_roles": Key(
+        "`{}`", "which roles a group gives; who is in none of these groups cannot sign in",
+        '{ platform = ["operator"], books = ["finance"] }'),
+    "console.oidc_groups_claim": Key('`"groups"`', "the claim that lists a person's groups"),
+    "console.oidc_name_claim": Key(
+        '`"preferred_username"`', "the claim with the name under which a person acts; it has to be unique there"),
     "console.session_hours": Key(
         "8",
         "how long a person stays signed in; half an hour without a request ends it earlier"),

@@ -16,6 +16,8 @@ from apex_exec.console.web import RELOAD, Web, may
 LINES = 100
 INVOICE_LINES_MAX = 2000
 OPERATIONS_MAX = 8
+CSV_LOOKS_MAX = 20
+"""How often we look for a statement that is being computed; the daemon answers each look after a second."""
 MONTH = "{month:[0-9]{4}-[0-9]{2}}"
 
 
@@ -94,8 +96,11 @@ class MoneyPages:
     async def _csv(self, request: web.Request) -> web.StreamResponse:
         session, month = self._web.person(request), request.match_info["month"]
         asked = _party(request)
-        found = await self._daemon.look(session.person, "billing.csv", month=month, **asked)
-        if "operation" in found:
+        for _ in range(CSV_LOOKS_MAX):
+            found = await self._daemon.look(session.person, "billing.csv", month=month, **asked)
+            if "operation" not in found:
+                break
+        else:
             query = f"?{urlencode(asked)}" if asked else ""
             self._web.back(session, f"/money/{month}{query}", Note("refused", "The month is still being computed; ask "
                                                                    "for the CSV once it is shown."))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Collection
 from typing import Any
 from urllib.parse import urlencode
 
@@ -68,14 +69,17 @@ class ReviewPages:
         session, query = self._web.person(request), request.query
         number, path = int(request.match_info["number"]), query.get("path", "")[:PATH_CHARS_MAX]
         base, view = _base(request), "diff" if query.get("view", "") == "diff" else "source"
+        if not path:
+            raise web.HTTPNotFound
         one = await self._daemon.look(session.person, "market.status", submission=number)
         found = await self._daemon.look(session.person, "market.source", submission=number, file=path, base=base)
         line = whole(query.get("line", ""), 0)
         begin = whole(query.get("from", ""), 1)
         if line and "from" not in query:
             begin = (line - 1) // LINES * LINES + 1
-        read = await asyncio.to_thread(_Read, found, view)  # the largest file takes a tenth of a second
         comments = [comment for comment in one["comments"] if comment["path"] == path]
+        noted = {note["line"] - 1 for note in (*found["findings"], *comments)} | {line - 1}
+        read = await asyncio.to_thread(_Read, found, view, noted)  # the largest file takes a tenth of a second
         kept = {"path": path, "view": view if view == "diff" else "", "base": base or ""}
 
         def address(**other: Any) -> str:
@@ -84,7 +88,7 @@ class ReviewPages:
             return f"/review/{number}/file?{urlencode(asked)}"
 
         return self._web.page(
-            request, "source.html", one=one, found=found, view=view, number=number, path=path, base=base, line=line,
+            request, "source.html", one=one, found=found, view=view, number=number, file=path, base=base, line=line,
             read=read, begin=begin, end=begin + LINES, total=read.total(), step=LINES, address=address,
             findings=_by_line(found["findings"]), comments=_by_line(comments),
             run=numbers(found["coverage"]["run"]), missed=numbers(found["coverage"]["missed"]))
@@ -135,7 +139,7 @@ class ReviewPages:
                 what=f"{DECISIONS[decision]}: submission {number}", command=(
                     f"apex-exec market {verb} {number} --reviewer NAME --digest {digest[:64]} {flags}--key NAME "
                     "--reason TEXT"))
-        signed = {"statement": form["statement"], "signature": form["signature"]} if form.get("signature") else {}
+        signed = {key: form.get(key, "") for key in ("statement", "signature")} if form.get("signature") else {}
         args: dict[str, Any] = {"submission": number, "reviewer": session.person.name, "reason": reason,
                                 "digest": digest, "checklist": checklist, **signed}
         if decision != "approved":
@@ -163,14 +167,14 @@ class ReviewPages:
 class _Read:
     """The lines of one page of source, coloured; for a diff those of both sides."""
 
-    def __init__(self, found: dict[str, Any], view: str) -> None:
+    def __init__(self, found: dict[str, Any], view: str, noted: Collection[int]) -> None:
         self.lines: list[Line] = coloured(found["path"], found["text"]) if found["there"] else []
         self.olds: list[Line] = []
         self.rows: list[Row] = []
         if view == "diff" and not (found["binary"] or found["baseBinary"]):
             self.olds = coloured(found["path"], found["baseText"]) if found["baseThere"] else []
             new, old = (text.split("\n") for text in (found["text"], found["baseText"]))
-            self.rows = list(rows(old[:len(self.olds)], new[:len(self.lines)]))
+            self.rows = list(rows(old[:len(self.olds)], new[:len(self.lines)], noted))
 
     def total(self) -> int:
         """How many rows all pages have."""

@@ -9,6 +9,7 @@ import os
 import signal
 import time
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 from urllib.parse import urlencode
 
 from aiohttp import web
@@ -17,7 +18,7 @@ from apex_exec.common.listening import listen
 from apex_exec.common.own_folder import own_folder, take_lock
 from apex_exec.config import Settings
 from apex_exec.console.approval_pages import ApprovalPages
-from apex_exec.console.control import NAME, Control
+from apex_exec.console.control import NAME, Control, person_of
 from apex_exec.console.daemon_link import DaemonLink
 from apex_exec.console.guard import Guard
 from apex_exec.console.market_pages import MarketPages
@@ -28,6 +29,9 @@ from apex_exec.console.review_pages import ReviewPages
 from apex_exec.console.sessions import Links, Person, Sessions
 from apex_exec.console.support_pages import SupportPages
 from apex_exec.console.web import Web
+
+if TYPE_CHECKING:
+    from apex_exec.console.oidc import Provider
 
 END_SECONDS = 2.0
 """How long requests that are under way may take to end."""
@@ -52,7 +56,8 @@ async def _serve(settings: Settings, endpoint: str, first: Person | None, ready:
     place = place.at(listening.getsockname()[1])
     links, sessions = Links(), Sessions(settings.console.session_hours * 3600)
     daemon = DaemonLink(endpoint)
-    web_ = Web(Guard(place), daemon, links, sessions, time.monotonic)
+    provider = _provider(settings, place.origin())
+    web_ = Web(Guard(place), daemon, links, sessions, time.monotonic, provider)
     app = web_.application()
     for pages in (Pages, ApprovalPages, ReviewPages, MarketPages, MoneyPages, SupportPages):
         pages(web_).add_to(app)
@@ -78,3 +83,14 @@ async def _serve(settings: Settings, endpoint: str, first: Person | None, ready:
             (folder / NAME).unlink()
         os.close(lock)
     return 0
+
+
+def _provider(settings: Settings, origin: str) -> Provider | None:
+    """Who signs people in beside links. Raises ConfigError."""
+    if not settings.console.oidc_issuer:
+        return None
+    for roles in settings.console.oidc_roles.values():
+        person_of("somebody", roles)
+    from apex_exec.console.oidc import Provider
+
+    return Provider(settings.console, origin)

@@ -28,6 +28,12 @@ NOTES_MAX = 5
 FRESH_SECONDS = 300.0
 """How long after signing in a person may do what cannot be undone."""
 DRAFTS_MAX = 5
+PENDING_SECONDS = 600.0
+"""How long a person may be at the provider of identities."""
+
+
+class NotSignedIn(Exception):
+    """A person whom the provider did not sign in, or who has no role here. ``str()`` says why."""
 
 
 class Person(NamedTuple):

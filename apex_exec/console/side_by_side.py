@@ -6,7 +6,7 @@ then shown as replaced, which is never wrong. ``difflib`` has no such bound, and
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import NamedTuple
 
 EDITS_MAX = 250
@@ -35,24 +35,26 @@ class Block(NamedTuple):
     same: bool
 
 
-def rows(old: Sequence[str], new: Sequence[str]) -> Iterator[Row]:
-    """The lines of both, in order; long parts that are the same are folded."""
+def rows(old: Sequence[str], new: Sequence[str], noted: Collection[int] = ()) -> Iterator[Row]:
+    """The lines of both, in order; long parts that are the same are folded, unless one of the new lines ``noted``, of
+    which somebody has said something, is among them."""
     found = blocks(old, new)
     for index, block in enumerate(found):
         if block.same:
-            yield from _context(block, first=index == 0, last=index == len(found) - 1)
+            is_open = any(block.new <= line < block.new_end for line in noted)
+            yield from _context(block, first=index == 0, last=index == len(found) - 1, is_open=is_open)
             continue
         for offset in range(max(block.old_end - block.old, block.new_end - block.new)):
             left, right = block.old + offset, block.new + offset
             yield Row(left if left < block.old_end else None, right if right < block.new_end else None, False)
 
 
-def _context(block: Block, first: bool, last: bool) -> Iterator[Row]:
+def _context(block: Block, first: bool, last: bool, is_open: bool) -> Iterator[Row]:
     length = block.old_end - block.old
     before, after = (0 if first else CONTEXT_LINES), (0 if last else CONTEXT_LINES)
     fold = length - before - after
     for offset in range(length):
-        if fold > 1 and before <= offset < before + fold:
+        if fold > 1 and not is_open and before <= offset < before + fold:
             if offset == before:
                 yield Row(None, None, True, fold)
             continue

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from aiohttp import web
 
@@ -14,7 +14,19 @@ from apex_exec.common.tries import Tries
 from apex_exec.console.daemon_link import Away, DaemonLink, Refused
 from apex_exec.console.guard import FORM_BYTES_MAX, Guard, Handler, Stop, add_headers, has_token
 from apex_exec.console.rendering import environment
-from apex_exec.console.sessions import FRESH_SECONDS, Links, Note, Person, Session, Sessions
+from apex_exec.console.sessions import (
+    FRESH_SECONDS,
+    PENDING_SECONDS,
+    Links,
+    NotSignedIn,
+    Note,
+    Person,
+    Session,
+    Sessions,
+)
+
+if TYPE_CHECKING:  # a console without a provider does not load what checks its tokens
+    from apex_exec.console.oidc import Provider
 
 STATIC = Path(__file__).parent / "static"
 FILES = {"console.css": "text/css", "console.js": "text/javascript", "icon.svg": "image/svg+xml"}
@@ -37,18 +49,21 @@ class Web:
     """The application and what its handlers share. ``clock()`` is monotonic, in seconds."""
 
     def __init__(self, guard: Guard, daemon: DaemonLink, links: Links, sessions: Sessions,
-                 clock: Callable[[], float]) -> None:
+                 clock: Callable[[], float], provider: Provider | None = None) -> None:
         self.guard = guard
         self.daemon = daemon
         self.links = links
         self.sessions = sessions
         self.clock = clock
+        self.provider = provider
+        """Signs people in beside links; None if none is configured."""
         self._tries = Tries()
         self._templates = environment()
         self._files = {name: (STATIC / name).read_bytes() for name in FILES}
         prefix = "__Host-" if guard.place.is_secure else ""  # such a cookie has to be Secure
         self._cookie = f"{prefix}apex-console-{guard.place.port}"
         """With the port, since browsers send the cookies of a host to all of its ports."""
+        self._login_cookie = f"apex-console-login-{guard.place.port}"
 
     def application(self) -> web.Application:
         """Every address but those of the pages, which ``pages.Pages`` adds."""
@@ -56,6 +71,8 @@ class Web:
         app.on_response_prepare.append(add_headers)
         app.router.add_get("/login", self._login_page)
         app.router.add_post("/login", self._login)
+        app.router.add_get("/login/oidc", self._to_provider)
+        app.router.add_get("/login/callback", self._from_provider)
         app.router.add_post("/logout", self._logout)
         app.router.add_get("/static/{name}", self._static)
         return app
@@ -69,7 +86,7 @@ class Web:
             return self.page(request, "problem.html", stop.status, stop.headers, problem=str(stop), hint="")
         except NotFresh as old:
             return self.page(request, "fresh.html", 403, minutes=int(FRESH_SECONDS // 60), who=old.session.person,
-                             sign_in="")
+                             sign_in=self._sign_in())
         except Away as away:
             return self.page(request, "away.html", 503, {"Retry-After": "2"}, why=str(away))
         except Refused as refused:
@@ -125,25 +142,61 @@ class Web:
     async def _login_page(self, request: web.Request) -> web.StreamResponse:
         secret = request.query.get("token", "")
         if not secret:
-            return self.page(request, "login.html", 200, person=None, secret="", wrong=False)
+            return self.page(request, "login.html", 200, person=None, secret="", wrong=False, sign_in=self._sign_in())
         person = self.links.look(secret, self.clock())
         if person is None:
             self.count_wrong(request)
         return self.page(request, "login.html", 200 if person else 403, person=person, secret=secret,
-                         wrong=person is None)
+                         wrong=person is None, sign_in=self._sign_in())
 
     async def _login(self, request: web.Request) -> web.StreamResponse:
         secret = (await request.post()).get("token", "")
         person = self.links.take(secret, self.clock()) if isinstance(secret, str) else None
         if person is None:
             self.count_wrong(request)
-            return self.page(request, "login.html", 403, person=None, secret="", wrong=True)
+            return self.page(request, "login.html", 403, person=None, secret="", wrong=True,
+                             sign_in=self._sign_in())
         return self.enter(request, person)
 
-    def enter(self, request: web.Request, person: Person) -> web.Response:
+    def _sign_in(self) -> str:
+        return self.provider.name if self.provider is not None else ""
+
+    async def _to_provider(self, request: web.Request) -> web.StreamResponse:
+        if self.provider is None:
+            raise web.HTTPNotFound
+        try:
+            address, browser = await self.provider.begin(self.clock(), self.session(request),
+                                                         request.query.get("fresh", "") == "1")
+        except NotSignedIn as why:
+            raise Stop(502, str(why)) from None
+        response = web.Response(status=303, headers={"Location": address})
+        response.set_cookie(self._login_cookie, browser, path="/login", httponly=True, samesite="Lax",
+                            secure=self.guard.place.is_secure, max_age=int(PENDING_SECONDS))
+        return response
+
+    async def _from_provider(self, request: web.Request) -> web.StreamResponse:
+        """The way back leads from another site, where browsers keep our session's cookie to themselves: so a page of
+        ours goes on."""
+        if self.provider is None:
+            raise web.HTTPNotFound
+        try:
+            person, before = await self.provider.finish(request.query, request.cookies.get(self._login_cookie, ""),
+                                                        self.clock())
+        except NotSignedIn as why:
+            self.count_wrong(request)
+            raise Stop(403, str(why)) from None
+        entered = self.enter(request, person, before)
+        response = self.page(request, "entered.html", to=entered.headers["Location"], person=person)
+        response.del_cookie(self._login_cookie, path="/login")
+        for cookie in entered.cookies.values():
+            response.cookies[cookie.key] = cookie.value
+            response.cookies[cookie.key].update(cookie)
+        return response
+
+    def enter(self, request: web.Request, person: Person, before: Session | None = None) -> web.Response:
         """Begins a session in the place of the browser's former one. The same person goes on where a fresh sign-in was
         asked for."""
-        before = self.session(request)
+        before = self.session(request) or before
         session, id_ = self.sessions.begin(person, self.clock())
         if before is not None:
             self.sessions.end(before)

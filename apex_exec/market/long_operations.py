@@ -51,6 +51,8 @@ class Running:
         self.progress = Progress()
         self.asked = time.monotonic()
         self.done = threading.Event()
+        self.ended = 0.0
+        """When it ended, by the monotonic clock."""
         self.outlasted = False
         """True once its id was returned as the answer instead of the outcome."""
         self.result: Any = None
@@ -106,6 +108,13 @@ class Lasting:
         if running.refusal is not None:
             raise running.refusal
         return self._result(running)
+
+    def kept(self, op: str, args: Month, seconds_max: float) -> Any:
+        """The result of an operation with these arguments that ended at most ``seconds_max`` ago; None if there is
+        none. Who asks for one page after the other would otherwise have each of them computed anew."""
+        with self._lock:
+            return next((one.result for one in reversed(self._ended.values()) if one.op == op and one.args == args and
+                         one.result is not None and time.monotonic() - one.ended <= seconds_max), None)
 
     def status(self, number: str) -> Any:
         """One operation, or without a number the latest ones, without results. Raises Refusal("operation_unknown")."""
@@ -197,6 +206,7 @@ class Lasting:
             while len(self._ended) > RESULTS_MAX:
                 self._ended.popitem(last=False)
             _here.discard(running.id)
+        running.ended = time.monotonic()
         running.done.set()
 
     def _result(self, running: Running) -> Any:

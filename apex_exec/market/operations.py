@@ -59,6 +59,9 @@ from apex_exec.registry.bundles.uploads import Uploads
 from apex_exec.registry.context import Context
 
 Handler = Callable[[Context, Any], Any]
+PAGES_SECONDS_MAX = 30.0
+"""How old the statement of an open month may be that somebody leafs through."""
+
 
 def _given(context: Context, args: Submit) -> bytes:
     """The bytes of the bundle, sent in one piece or uploaded before. Raises Refusal."""
@@ -301,12 +304,12 @@ class Operations:
 
     def billing_page(self, context: Context, args: MonthPage) -> Any:
         """See ``pages.page``; as ``billing_report`` while the statement is being computed."""
-        found = self.billing_report(context, _month(args))
+        found = self._statement_for_pages(context, _month(args))
         return found if "operation" in found else pages.page(found, args.offset, args.limit)
 
     def billing_csv(self, context: Context, args: Month) -> Any:
         """See ``statements.to_csv``; as ``billing_report`` while the statement is being computed."""
-        found = self.billing_report(context, args)
+        found = self._statement_for_pages(context, args)
         if "operation" in found:
             return found
         text = to_csv(found)
@@ -315,6 +318,13 @@ class Operations:
                           "more than one answer holds", code=Code.CONFLICT,
                           hint=f"apex-exec billing report --month {args.month} --csv writes all of them")
         return {"month": args.month, "csv": text}
+
+    def _statement_for_pages(self, context: Context, args: Month) -> Any:
+        """As ``billing_report``; that of an open month may be PAGES_SECONDS_MAX old."""
+        kept = self.lasting.kept("billing.report", args, PAGES_SECONDS_MAX)
+        if kept is not None and not self.shop.read(lambda db: invoices.month_is_closed(db, args.month)):
+            return kept
+        return self.billing_report(context, args)
 
     def billing_close(self, context: Context, args: Close) -> Any:
         """Closes a month; its lines and usage are stored for good (see ``Lasting.ask``).

@@ -234,6 +234,23 @@ def test_what_a_person_has_done_is_recorded_under_the_name(console: Console, ann
     anna.act("victim", "enable")
 
 
+def test_a_page_that_stays_open_is_one_look_and_another_question_is_another(console: Console, daemon: Daemon) -> None:
+    browser = console.browser("paul", "viewer")
+    for path in ("/doctor", "/doctor", "/doctor", "/plugins?q=a", "/plugins?q=b", "/plugins?q=a"):
+        assert browser.get(path).status == 200
+    browser.act("victim", "restart")
+
+    def looks(action: str) -> list[str]:
+        return [event.result for event in read_events(daemon.state / "audit.db", Filter(event_types=("admin.action",)))
+                if event.action == action and event.metadata.get("actor", {}).get("name") == "paul"]
+
+    wait_for(lambda: looks("plugin.restart"), 10, "the record of what came last")
+    assert looks("daemon.doctor") == ["success"] and looks("plugin.find") == ["success"] * 2
+    assert looks("plugin.restart") == ["denied"]
+    assert browser.get("/audit").status == browser.get("/audit").status == 403
+    wait_for(lambda: len(looks("audit.events")) == 2, 10, "the record of each that was refused")
+
+
 # ------------------------------------------------------------------ links, cookies, floods
 def test_a_link_that_was_used_signs_nobody_in_and_the_page_says_what_that_may_mean(console: Console) -> None:
     link = console.link("carl", "viewer")

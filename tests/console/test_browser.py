@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from apex_exec.client import CallError
-from tests.console.walks import complaints, press, sign_in
+from tests.console.walks import axe_source, complaints, faults, press, sign_in
 from tests.support.chromium import WIDTHS, be_wide, chromium, photograph
 from tests.support.console import Console, wait_until
 from tests.support.daemon import ECHO, EXAMPLES, Daemon, write_plugin
@@ -110,8 +110,9 @@ def test_everything_is_reached_by_the_keyboard_alone(console: Console, daemon: D
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_every_page_fits_both_widths_and_breaks_no_rule_of_its_own(console: Console, daemon: Daemon, scheme: str,
-                                                                   tmp_path: Path) -> None:
+def test_every_page_fits_both_widths_and_breaks_no_rule(console: Console, daemon: Daemon, scheme: str,
+                                                        tmp_path: Path) -> None:
+    axe = axe_source(tmp_path / "axe")
     folder = Path(os.environ.get(PHOTOGRAPHS) or tmp_path)
     folder.mkdir(exist_ok=True)
     with chromium(tmp_path, scheme) as browser:
@@ -127,6 +128,7 @@ def test_every_page_fits_both_widths_and_breaks_no_rule_of_its_own(console: Cons
             assert browser.execute_script("return matchMedia('(prefers-color-scheme: dark)').matches") == (
                 scheme == "dark")
             assert not faint(browser), name
+            assert not (found := faults(browser, axe)), (name, found)
             be_wide(browser, 1440)
         assert not complaints(browser)
 

@@ -8,7 +8,6 @@ import io
 import re
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from urllib.parse import quote
 
 import pytest

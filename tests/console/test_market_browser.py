@@ -1,4 +1,4 @@
-"""People of the marketplace at the console, in a real Chromium: a reviewer, finance, a manager; every page looked at."""
+"""People of the marketplace at the console, in a real Chromium: a reviewer, finance, a manager; every page."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 
 from apex_exec.registry.trust.signing import key_id_of, load_private, new_key, raw_public
 from tests.console.test_browser import PHOTOGRAPHS, faint
-from tests.console.walks import complaints, press, seen, sign_in, write
+from tests.console.walks import axe_source, complaints, faults, press, seen, sign_in, write
 from tests.market.shops import at
 from tests.support.chromium import WIDTHS, be_wide, chromium, photograph
 from tests.support.console import Console, wait_until
@@ -67,13 +67,20 @@ def console(daemon: Daemon) -> Iterator[Console]:
         yield running
 
 
+@pytest.fixture(scope="module")
+def axe(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The library that looks for faults."""
+    return axe_source(tmp_path_factory.mktemp("axe"))
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_every_page_fits_both_widths_and_moves_nothing(console: Console, scheme: str, tmp_path: Path) -> None:
+def test_every_page_fits_both_widths_moves_nothing_and_has_no_serious_fault(
+        console: Console, axe: str, scheme: str, tmp_path: Path) -> None:
     folder = Path(os.environ.get(PHOTOGRAPHS) or tmp_path)
     folder.mkdir(exist_ok=True)
     with chromium(tmp_path, scheme) as browser:
         be_wide(browser, 1440)
-        sign_in(browser, console, "rita", "reviewer", "finance", "author")
+        sign_in(browser, console, "ann", "reviewer", "finance", "author")
         for name, path in PAGES.items():
             browser.get(console.origin + path)
             assert "That did not work" not in seen(browser), name
@@ -83,6 +90,7 @@ def test_every_page_fits_both_widths_and_moves_nothing(console: Console, scheme:
                 photograph(browser, folder / f"{name}-{width}-{scheme}.png")
                 assert widest <= width, f"{name} is {widest} px wide at {width}"
             assert not faint(browser), (name, faint(browser))
+            assert not (found := faults(browser, axe)), (name, found)
             moved, requests = browser.execute_async_script("""
                 const done = arguments[0], moves = [];
                 new PerformanceObserver((list) => moves.push(...list.getEntries().filter((one) => !one.hadRecentInput)))

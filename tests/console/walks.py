@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import shutil
+import subprocess
+from pathlib import Path
 from typing import Any
 
+from tests.support import need
 from tests.support.console import Console, wait_until
 
 
@@ -34,6 +38,33 @@ def write(browser: Any, css: str, text: str) -> None:
 def seen(browser: Any) -> str:
     """What a reader sees of the page's own part."""
     return str(browser.find_element("css selector", "main").text)
+
+
+AXE = "axe-core@4.10.3"
+"""Finds what people with a screen reader, a keyboard or weak eyes cannot use (Deque, MPL-2.0; only tests run it)."""
+
+
+def axe_source(folder: Path) -> str:
+    """The library, from a package that the test installs. Skips where npm cannot."""
+    npm = shutil.which("npm")
+    need(npm, "npm is not installed")
+    assert npm is not None
+    folder.mkdir(parents=True, exist_ok=True)
+    done = subprocess.run([npm, "install", "--no-audit", "--no-fund", "--ignore-scripts", AXE], cwd=folder,
+                          capture_output=True, text=True, timeout=300)
+    need(done.returncode == 0, f"npm cannot install {AXE} here: {done.stderr[-300:]}")
+    return (folder / "node_modules" / "axe-core" / "axe.min.js").read_text()
+
+
+def faults(browser: Any, source: str) -> list[str]:
+    """What axe calls serious or critical on the page as it is."""
+    browser.execute_script(source)
+    found: list[dict[str, Any]] = browser.execute_async_script("""
+        const done = arguments[0];
+        axe.run(document, { resultTypes: ["violations"] }).then((all) => done(all.violations.map((one) => ({
+            impact: one.impact, id: one.id, help: one.help,
+            nodes: one.nodes.slice(0, 3).map((node) => node.html)}))));""")
+    return [f"{one['id']}: {one['help']}: {one['nodes']}" for one in found if one["impact"] in ("serious", "critical")]
 
 
 def complaints(browser: Any) -> list[str]:

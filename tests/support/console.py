@@ -106,7 +106,7 @@ class Browser:
         """One GET; ``Host=…`` replaces the header, underscores are dashes."""
         return self._ask("GET", path, None, headers)
 
-    def post(self, path: str, headers: dict[str, str] | None = None, **form: str) -> Answer:
+    def post(self, path: str, headers: dict[str, str] | None = None, /, **form: str) -> Answer:
         """One form, with the headers of a browser on our own page unless others are given ("": none)."""
         return self._ask("POST", path, urlencode(form), {
             "Origin": self.console.origin, "Content-Type": "application/x-www-form-urlencoded", **(headers or {})})

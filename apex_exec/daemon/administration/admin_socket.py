@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from apex_exec.daemon.administration import operations
+from apex_exec.daemon.administration.looks import Looks
 from apex_exec.daemon.administration.registrar_link import Registrar
 from apex_exec.daemon.administration.role_table import READING
 from apex_exec.daemon.administration.roles import Access, Caller, Forbidden, under_own_name
@@ -89,6 +90,7 @@ class AdminSocket:
         self._audit = audit
         self._metrics = metrics
         self._logs = logs
+        self._looks = Looks()
         self._streams = StreamPeers(loop, Events(message=self._message, gone=lambda _: None, broken=self._broken),
                                     BYTES_MAX, CONNECTIONS_MAX)
         self.peers: Connections = self._streams
@@ -188,8 +190,17 @@ class AdminSocket:
     def _put_on_record(self, op: str, args: msgspec.Struct | dict[str, Any], caller: Caller, code: str,
                        outcome: Any = None, *, reason: str = "", plugin: str = "") -> None:
         hidden = operations.find(op).unrecorded
+        looks = 1
+        if op in READING and caller.actor and not code:
+            asked = {key: value for key, value in msgspec.structs.asdict(args).items() if key != "after"} if isinstance(
+                args, msgspec.Struct) else args  # how far a page of the ledger goes is no other question
+            looks = self._looks.count((caller, op, _encode(asked)), time.monotonic())
+            if not looks:
+                return  # the page is open since a record that is not a minute old
         metadata: dict[str, Any] = {**caller.on_record(), "args": {
             key: value for key, value in on_record(args).items() if key not in hidden}}
+        if looks > 1:
+            metadata["looks"] = looks
         if outcome := on_record(outcome):
             metadata["outcome"] = outcome
         if code:
