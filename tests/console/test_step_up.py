@@ -1,4 +1,5 @@
-"""What cannot be undone needs somebody who has signed in a moment ago: on a real daemon, with a clock that the test sets.
+"""What cannot be undone needs somebody who has signed in a moment ago: on a real daemon, with a clock that the test
+sets.
 """
 
 from __future__ import annotations

@@ -159,7 +159,7 @@ class UserQueue(CallQueue):
             self._list(lane)
 
     def released(self, user_id: str, cost_ns: int) -> None:
-        """A call of the user was answered and has cost ``cost_ns``: the user's lane is charged, and may be next again."""
+        """A call of the user was answered and has cost ``cost_ns``: the user's lane is charged, and may be next."""
         lane = self._lanes.get(user_id)
         if lane is None:
             return

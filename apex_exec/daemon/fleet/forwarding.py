@@ -220,16 +220,16 @@ class FleetRequests(Requests):
             answer = _decode_answer(body)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
             return  # what answers a cancellation, or nothing that is known: its call has its own end
-        out = self._out.get(answer.id) if isinstance(answer.id, int) else None
-        if out is None or out.node != link.name:
+        number = answer.id
+        if not isinstance(number, int) or (out := self._out.get(number)) is None or out.node != link.name:
             return
         if type(answer) is msg.Error and answer.code == Code.SHUTTING_DOWN and not answer.started:
             now_ns = _clock_ns()
             out.tries += 1
             self.fleet.leaves(link)
-            self._send(answer.id, max(1, (out.deadline_ns - now_ns) // MS_NS), now_ns)
+            self._send(number, max(1, (out.deadline_ns - now_ns) // MS_NS), now_ns)
             return
-        self._end(answer.id, out, answer)
+        self._end(number, out, answer)
 
     def _end(self, number: int, out: _Out, answer: msg.Result | msg.Error) -> None:
         """The call has its one answer."""

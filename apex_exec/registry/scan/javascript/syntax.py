@@ -160,7 +160,8 @@ class Value(NamedTuple):
 
 class Tree:
     """One file. ``nodes`` has its nodes by kind, in the order of the source but for leaves (names, strings), of which
-    those of one parent come together; ``properties`` the names of members and keys. Raises MemoryError only if the process may have no more."""
+    those of one parent come together; ``properties`` the names of members and keys. Raises MemoryError only if the
+    process may have no more."""
 
     def __init__(self, source: bytes) -> None:
         self.source = source
