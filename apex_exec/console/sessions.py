@@ -33,7 +33,7 @@ PENDING_SECONDS = 600.0
 
 
 class NotSignedIn(Exception):
-    """A person whom the provider did not sign in, or who has no role here. ``str()`` says why."""
+    """The provider did not sign this person in, or the person has no role here. ``str()`` says why."""
 
 
 class Person(NamedTuple):

@@ -72,7 +72,7 @@ class WorkerAnswered(Struct, gc=False):
     """The worker answered call ``seq`` of its link. ``code`` is "" for a result, "skipped" for a call that it did not
     run, because its deadline had passed or it was recalled or cancelled, and "ended" for one that was cancelled while
     it ran. ``cpu_ns`` is what a shared worker says that the call has used. It decides only whose turn is next among the
-    plugin's own users, whom a worker that lies about it harms."""
+    plugin's own users, so a worker that lies about it harms nobody else."""
 
     worker: int
     seq: int

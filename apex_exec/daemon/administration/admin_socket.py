@@ -193,7 +193,7 @@ class AdminSocket:
         looks = 1
         if op in READING and caller.actor and not code:
             asked = {key: value for key, value in msgspec.structs.asdict(args).items() if key != "after"} if isinstance(
-                args, msgspec.Struct) else args  # how far a page of the ledger goes is no other question
+                args, msgspec.Struct) else args  # the next page of the ledger is the same question
             looks = self._looks.count((caller, op, _encode(asked)), time.monotonic())
             if not looks:
                 return  # the page is open since a record that is not a minute old

@@ -44,7 +44,7 @@ READING = frozenset(OPERATIONS_OF["viewer"]) | {
 
 
 TAKES_UPLOADS = ("plugin.install", "plugin.register", "plugin.upgrade", "market.submit")
-"""Whoever may do one of these may send a bundle in parts."""
+"""Every caller who may do one of these may send a bundle in parts."""
 
 
 def role_needed(operation: str) -> str:

@@ -220,8 +220,10 @@ class FleetRequests(Requests):
             answer = _decode_answer(body)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
             return  # what answers a cancellation, or nothing that is known: its call has its own end
+        if not isinstance(answer.id, int):
+            return
         number = answer.id
-        if not isinstance(number, int) or (out := self._out.get(number)) is None or out.node != link.name:
+        if (out := self._out.get(number)) is None or out.node != link.name:
             return
         if type(answer) is msg.Error and answer.code == Code.SHUTTING_DOWN and not answer.started:
             now_ns = _clock_ns()

@@ -68,7 +68,7 @@ class WorkerLink:
         self.strays = 0  # API calls in the name of an earlier call since the last answer
         self.user_id = ""  # of the latest call
         self.refused: dict[int, Refused] = {}  # by seq: an effect of a hook that does not know of its refusal
-        self.granted = spec.permissions  # what the worker was told, or will be when it loads
+        self.granted = spec.permissions  # as the worker knows them, or will when it loads
         self.shared = False  # it runs several calls at once
         self.interrupts = 0  # signals of probes that it has not answered
         # CPU time
