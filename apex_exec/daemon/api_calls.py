@@ -110,7 +110,7 @@ class ApiCalls:
         self._metrics = metrics
         self._audit = audit
         self._hosts = HostMethods(self._anomaly)
-        self._effects = EffectDecisions(audit, metrics, self.components)
+        self._effects = EffectDecisions(audit, metrics, self.components, plugin_settings.leaked)
         self._running: dict[int, Running] = {}
         self._asked: dict[int, Asked] = {}
         self.at_gateway: Mapping[int, object] = self._asked

@@ -7,7 +7,7 @@ has to be counted. What a worker says is believed in one thing alone, that a try
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from apex_exec.core.effects import EffectRefused
@@ -26,9 +26,12 @@ _clock_ns = time.monotonic_ns
 
 
 class EffectDecisions:
-    """``components`` are those that may be rendered; none: any."""
+    """``components`` are those that may be rendered; none: any. ``leaked(spec, user_id, raw)`` names a secret setting
+    that stands in an effect, if one does: no host is to be shown it."""
 
-    def __init__(self, audit: Trail, metrics: Metrics, components: frozenset[str]) -> None:
+    def __init__(self, audit: Trail, metrics: Metrics, components: frozenset[str],
+                 leaked: Callable[[PluginSpec, str, bytes], str]) -> None:
+        self._leaked = leaked
         self._audit = audit
         self._metrics = metrics
         self._components = components
@@ -57,7 +60,7 @@ class EffectDecisions:
                 if code not in IN_PLACE:
                     return "a refusal that no worker gives"
                 self._refused(running, verdict, method, code, effect.count)
-            elif (found := unrecorded or self._fault(running, verdict, effect)) is not None:
+            elif (found := unrecorded or self._fault(running, spec, verdict, effect)) is not None:
                 code = found[0]
                 failed = failed or (code, method, found[1])
                 self._refused(running, verdict, method, code, 1)
@@ -73,7 +76,8 @@ class EffectDecisions:
                 inc("api_calls_total", (plugin, method, code), effect.count)
         return failed
 
-    def _fault(self, running: Running, verdict: Allowed | Denied, effect: inner.Effect) -> tuple[str, str] | None:
+    def _fault(self, running: Running, spec: PluginSpec, verdict: Allowed | Denied,
+               effect: inner.Effect) -> tuple[str, str] | None:
         """Why the effect may not be; None if it was taken. What is tried counts before anybody looks at it."""
         if isinstance(verdict, Denied):
             return "permission_denied", verdict.reason
@@ -82,6 +86,8 @@ class EffectDecisions:
         effects, body = running.effects, effect.body
         try:
             effects.tally.tried(len(body))
+            if spec.settings and (secret := self._leaked(spec, running.user_id, bytes(body))):
+                return "secret_in_effect", f"the effect has the secret setting {secret} in it"
             effects.take(running.plugin, effect.method, effect.name, body, self._components)
         except EffectRefused as refused:
             return refused.code, str(refused)
