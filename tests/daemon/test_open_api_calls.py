@@ -25,6 +25,8 @@ from apex_exec.core.scheduler.breaker import BreakerPolicy
 from apex_exec.core.scheduler.pool import Pool
 from apex_exec.daemon import absent
 from apex_exec.daemon.api_calls import CALLS_ABUSE, ApiCalls
+from apex_exec.daemon.plugin_settings import PluginSettings
+from apex_exec.daemon.tenants import Tenants
 from apex_exec.executor.links.overhead import Overhead
 from apex_exec.executor.links.worker_link import WorkerLink
 from apex_exec.gateway import messages
@@ -98,7 +100,8 @@ class World:
         self.replies: dict[tuple[int, int], int] = {}
         self.api = ApiCalls(Settings(), self.pool, send=self._reply, step=lambda event, _: self.step(event),
                             side_changed=lambda _: None, wake=lambda _: None, metrics=self.metrics, audit=self.trail,
-                            overhead=Overhead(self.metrics), add_host_ns=lambda *_: None)
+                            overhead=Overhead(self.metrics), add_host_ns=lambda *_: None,
+                            plugin_settings=PluginSettings(is_known=True), tenants=Tenants(has_any=False))
         self.api.side = cast("Any", self.gateway)
         self.links: dict[int, WorkerLink] = {}
         self.on_link: dict[int, list[int]] = {}

@@ -15,6 +15,7 @@ from apex_exec.ledger.reading import read_events
 from tests.gateway.bundles import bundle
 from tests.gateway.conftest import NAMED, TABLES, A, sqlite_data
 from tests.support.daemon import Daemon, wait_for
+from workers.contract import API_AT_ONCE
 
 WAITS = """
 import asyncio, time
@@ -65,9 +66,9 @@ async def run(context, params):
         got = [await awaited_twice, await awaited_twice]
         api.delete("notes", {"id": 71})
     elif params["action"] == "never_sent":
-        first = asyncio.ensure_future(bounded(api.fetch(url), 0.5))
+        first = [asyncio.ensure_future(bounded(api.fetch(url), 0.5)) for _ in range(params["context"]["at_once"])]
         await asyncio.sleep(0)
-        got = [await bounded(api.insert("notes", {"id": 72, "text": "x"}), 0.1), await first,
+        got = [await bounded(api.insert("notes", {"id": 72, "text": "x"}), 0.1), *{*await asyncio.gather(*first)},
                await api.query("SELECT id FROM notes WHERE id = 72")]
     return {"result": got, "metadata": {}}
 """
@@ -142,7 +143,7 @@ def ask(daemon: Daemon, silent: Silent) -> Iterator[Any]:
     """Runs one action of the plugin and returns its result."""
     with Client(daemon.endpoint) as client:
         def asked(action: str, plugin: str = "waits") -> Any:
-            payload = {"action": action, "context": {"url": silent.url}}
+            payload = {"action": action, "context": {"url": silent.url, "at_once": API_AT_ONCE}}
             return client.invoke(plugin, "onActionExecute", A, payload, deadline_ms=20_000)["result"]["result"]
         yield asked
 
