@@ -10,7 +10,7 @@ from apex_exec.daemon import api_calls
 from apex_exec.gateway import sql, sqlite
 from apex_exec.gateway.http import fetch
 from apex_exec.gateway.sql import allowed, bounds, compiler, dialect, function_costs, pieces, sources, values
-from workers import sdk
+from workers import contract, sdk
 from workers.wire import API_CODES
 
 README = (Path(apex_exec.gateway.__file__).parent / "README.md").read_text()
@@ -50,7 +50,7 @@ def test_the_bounds_are_those_of_the_code() -> None:
                  f"at most {api_calls.CALLS_MAX:,} calls, eight at once, with {api_calls.BYTES_MAX // 2**20} MiB",
                  f"{api_calls.MARGIN_NS // 10**6} ms before"):
         assert re.sub(r"\s+", " ", text) in re.sub(r"\s+", " ", README), text
-    assert api_calls.IN_FLIGHT_MAX == 8 and fetch.REDIRECTS_MAX == 5
+    assert contract.API_AT_ONCE == 8 and fetch.REDIRECTS_MAX == 5
 
 
 def test_the_sdks_own_errors_carry_codes_of_the_table() -> None:

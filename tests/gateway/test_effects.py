@@ -187,7 +187,10 @@ def test_a_permission_that_is_withdrawn_while_a_hook_runs_fails_it_and_one_that_
 @pytest.mark.parametrize(("action", "kept"), [("x", 0), ("asks", 1)])
 def test_a_kill_loses_what_no_api_call_has_taken_along(daemon: Daemon, client: Client, action: str, kept: int) -> None:
     assert client.invoke("killed", "onActionExecute", A, {"action": "x", "context": {}})["effects"]
-    before = [row for row in of(daemon, "killed", 2) if row[1] == "emit"]
+    before: list[Any] = [None]
+    while before != (rows := [row for row in of(daemon, "killed", 2) if row[1] == "emit"]):  # records follow answers
+        before = rows
+        time.sleep(0.5)
     pending = client.start(protocol.invoke("killed", "onActionExecute", A, {
         "action": action, "context": {"seconds": 20}}, 30_000, None))
     time.sleep(1.0)

@@ -179,7 +179,7 @@ def failure(client: Client, action: str, **more: Any) -> CallError:
 
 # ------------------------------------------------------------------ the context
 def test_the_context_is_the_parameters_and_what_the_sdk_puts_there(client: Client) -> None:
-    keys = ["action", "api", "context", "hook", "log", "params", "pluginId", "remainingMs", "userId"]
+    keys = ["action", "api", "context", "hook", "log", "params", "pluginId", "remainingMs", "settings", "userId"]
     assert run(client, "keys") == [keys, USER, "acts", "onActionExecute", True, "acts", "1.0.0"]
     assert run(client, "remaining") is True
     assert run(client, "is this") is True
