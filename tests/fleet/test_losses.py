@@ -240,5 +240,5 @@ def test_a_silent_cut_is_known_in_about_a_second_and_heals(plugins: Path) -> Non
             assert took <= 1.5
             assert fleet.owner(plugin) != victim == fleet.owner(plugin, victim), "both own it during a cut"
             subprocess.run(["ip", "link", "set", f"{tag}{victim}v", "master", f"{tag}br"], check=True)
-            fleet.wait_whole(20)
+            fleet.wait_whole()
             assert max(runs(fleet).values()) == 1
