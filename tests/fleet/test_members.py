@@ -9,6 +9,7 @@ import msgspec
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from apex_exec.daemon.fleet.fleet import COUNTS_MAX, in_parts
 from apex_exec.errors import ConfigError, Refusal
 from apex_exec.fleet.books import FolderBook, TableBook
 from apex_exec.fleet.engines import EngineSilent, engine_of
@@ -166,3 +167,11 @@ def test_a_configuration_that_names_no_pod_or_no_engine_is_one_clear_error() -> 
         Kubernetes("web-0", [])
     with pytest.raises(ConfigError, match="no engine of this release"):
         engine_of("ray", "a", [])
+
+
+def test_counts_are_handed_over_in_messages_that_may_arrive() -> None:
+    windows = {"big": [(n, "u") for n in range(COUNTS_MAX + 5)], "small": [(1, "u")], "none": []}
+    parts = list(in_parts(windows))
+    assert all(sum(map(len, part.values())) <= COUNTS_MAX for part in parts)
+    assert [one for part in parts for one in part.get("big", [])] == windows["big"]
+    assert [one for part in parts for one in part.get("small", [])] == windows["small"]

@@ -142,7 +142,7 @@ class LocalFleet:
         """What ``name`` knows of each node."""
         return {node: row["state"] for node, row in self.nodes_of(name).items()}
 
-    def wait_whole(self, seconds: float = 30) -> None:
+    def wait_whole(self, seconds: float = 120) -> None:
         """Waits until every node sees every node serve."""
         everybody = dict.fromkeys(self.names, "serving")
         running = [name for name in self.names if self.nodes[name].is_running()]

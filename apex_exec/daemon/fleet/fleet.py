@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -45,6 +45,8 @@ MARGIN_NS = 3 * SECOND_NS
 """A new owner waits this much longer than a minute and the longest call: nodes hear of a change a second apart at most,
 and a call may be under way for as long."""
 WARM_MAX = 200
+COUNTS_MAX = 10_000
+"""Requests of the last minute in one message of a hand-over: half a megabyte."""
 _encode = msgspec.msgpack.Encoder().encode
 
 
@@ -64,6 +66,22 @@ def capacity(settings: Settings) -> float:
     import os
 
     return settings.fleet.capacity or float(len(os.sched_getaffinity(0)))
+
+
+def in_parts(windows: dict[str, list[tuple[int, str]]]) -> Iterator[dict[str, list[tuple[int, str]]]]:
+    """The counts of ``windows``, as many at once as fit into a message."""
+    part: dict[str, list[tuple[int, str]]] = {}
+    size = 0
+    for plugin, tries in windows.items():
+        for at in range(0, len(tries), COUNTS_MAX):
+            piece = tries[at:at + COUNTS_MAX]
+            if plugin in part or size + len(piece) > COUNTS_MAX:
+                yield part
+                part, size = {}, 0
+            part[plugin] = piece
+            size += len(piece)
+    if part:
+        yield part
 
 
 class Fleet:
@@ -275,8 +293,9 @@ class Fleet:
             if link is None or not link.up:
                 continue
             warm = [plugin for plugin in self._running() if plugin in moved][:WARM_MAX]
-            link.send(said.CONTROL, _encode(said.HandOver(
-                slots=slots, left_ms=-(-left_ns // MS_NS), windows=windows, warm=warm)))
+            for part in in_parts(windows):  # the counts first: with the slots the receiver opens its windows
+                link.send(said.CONTROL, _encode(said.HandOver(slots=[], left_ms=0, windows=part)))
+            link.send(said.CONTROL, _encode(said.HandOver(slots=slots, left_ms=-(-left_ns // MS_NS), warm=warm)))
 
     def _taken_over(self, name: str, message: said.HandOver) -> None:
         now_ns = time.monotonic_ns()
@@ -289,8 +308,8 @@ class Fleet:
         for plugin in message.warm:
             if self.owner(plugin) == self.name:
                 self._warm(plugin)
-        log.info("%s has handed over %d slots, with %d counts and %d warm plugins", name, len(mine),
-                 len(message.windows), len(message.warm))
+        if mine:
+            log.info("%s has handed over %d slots and %d warm plugins", name, len(mine), len(message.warm))
 
     # ------------------------------------------------------------------ this node
     def _look(self, now_ns: int) -> None:

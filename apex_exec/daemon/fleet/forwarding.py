@@ -172,6 +172,7 @@ class FleetRequests(Requests):
         """Sends a part of a dispatch to the node that owns its plugin; False if that is this one."""
         if self.fleet.owner(plugin) == self.fleet.name:
             return False
+        self._table.traces.pop(call, None)  # the node that runs it has it on record
         request = msg.Invoke(id=0, plugin=plugin, action=run.hook, user_id=run.user_id, payload=payload,
                              traceparent=run.traceparent or None)
         number = self._parts[call] = self._note(_Out(request, deadline_ns, None, run, call))
