@@ -1,6 +1,4 @@
-"""What cannot be undone needs somebody who has signed in a moment ago: on a real daemon, with a clock that the test
-sets.
-"""
+"""What cannot be undone needs a sign-in of the last minutes: on a real daemon, with a clock that the test sets."""
 
 from __future__ import annotations
 
