@@ -29,7 +29,9 @@ from apex_exec.door.keyed_calls import KeyedCalls
 from apex_exec.door.place import folder_of, place_of
 from apex_exec.errors import Code, ConfigError
 
-HEAD_BYTES_MAX = 16 * 1024
+HEAD_BYTES_MAX = 32 * 1024
+"""A head that is not whole by then ends its connection: 64 lines of 8 KiB on each would be two gigabytes."""
+LINE_BYTES_MAX = 8 * 1024
 HEADERS_MAX = 64
 IDLE_SECONDS = 20.0
 """How long a connection may be without a whole head: a slow one, an idle one, one that sends nothing."""
@@ -46,7 +48,7 @@ _FULL = (b"HTTP/1.1 503 Service Unavailable\r\nServer: apex-exec\r\nContent-Leng
 class _Connection(web.RequestHandler):
     """One connection; what is not HTTP is answered with a problem, too."""
 
-    __slots__ = ()
+    __slots__ = ("_head_bytes",)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         server = self._manager
@@ -57,6 +59,7 @@ class _Connection(web.RequestHandler):
             transport.write(_FULL)
             transport.close()
             return
+        self._head_bytes = 0
         super().connection_made(transport)
 
     def connection_lost(self, exc: BaseException | None) -> None:
@@ -64,8 +67,16 @@ class _Connection(web.RequestHandler):
             super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        if self._task_handler is not None or self.transport is not None:
-            super().data_received(data)
+        if self._task_handler is None and self.transport is None:
+            return
+        requests = self._request_count
+        super().data_received(data)
+        if self._request_count != requests or self._waiter is None:  # a head is whole, or a body is being read
+            self._head_bytes = 0
+            return
+        self._head_bytes += len(data)
+        if self._head_bytes > HEAD_BYTES_MAX:
+            self.force_close()
 
     def handle_error(self, request: BaseRequest, status: int = 500, exc: BaseException | None = None,
                      message: str | None = None) -> web.StreamResponse:
@@ -117,7 +128,7 @@ async def _serve(settings: Settings, host: str, admin: str, ready: Ready) -> int
     api = Api(daemon, identity, calls, place, section.in_flight, streams)
     loop = asyncio.get_running_loop()
     server = _Server(api.respond, connections, keepalive_timeout=IDLE_SECONDS, lingering_time=LINGER_SECONDS,
-                     max_line_size=HEAD_BYTES_MAX // 2, max_field_size=HEAD_BYTES_MAX // 2, max_headers=HEADERS_MAX,
+                     max_line_size=LINE_BYTES_MAX, max_field_size=LINE_BYTES_MAX, max_headers=HEADERS_MAX,
                      auto_decompress=False, access_log=None)
     listener = await loop.create_server(server, sock=listening, ssl=place.tls, backlog=BACKLOG)
     await daemon.hello()

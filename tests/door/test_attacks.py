@@ -133,6 +133,11 @@ def test_twenty_thousand_hostile_requests(daemon: Daemon, guarded: Door) -> None
     attack(daemon, guarded, 20_000, 16)
 
 
+def test_a_head_without_an_end_is_not_kept(guarded: Door) -> None:
+    endless = (b"X-%d: " % number + b"a" * 7000 + b"\r\n" for number in range(60))
+    assert guarded.raw(b"GET /livez HTTP/1.1\r\nHost: a\r\n", *endless, timeout=5) == b""
+
+
 def crowd(door: Door, count: int) -> tuple[int, int]:
     """Opens ``count`` connections that send half a head; how many are held and how many were asked to come again."""
     peers, turned_away = [], 0

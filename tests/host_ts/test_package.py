@@ -79,7 +79,8 @@ def test_a_fresh_project_imports_it_requires_it_and_has_its_types(project: Path,
         '  client.invoke("p", "onDataFetch", "u", { query: "q", filters: {} });\n')
     (project / "wrong.mts").write_text((project / "types.mts").read_text().replace("filters: {}", "filters: 5"))
     tsc = [str(HOST_TS / "node_modules/.bin/tsc"), "--noEmit", "--strict", "--module", "nodenext", "--target", "es2022",
-           "--lib", "es2022,esnext.disposable", "--typeRoots", str(HOST_TS / "node_modules/@types"), "--types", "node"]
+           "--lib", "es2022,dom,esnext.disposable", "--types", "node", "--typeRoots",
+           str(HOST_TS / "node_modules/@types")]
     run(*tsc, "types.mts", cwd=project)
     wrong = subprocess.run([*tsc, "wrong.mts"], cwd=project, capture_output=True, text=True, timeout=300)
     assert "TS2322" in wrong.stdout

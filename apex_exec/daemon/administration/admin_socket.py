@@ -91,9 +91,8 @@ class AdminSocket:
         self._metrics = metrics
         self._logs = logs
         self._looks = Looks()
-        self._streams = StreamPeers(loop, Events(message=self._message, gone=lambda _: None, broken=self._broken),
-                                    BYTES_MAX, CONNECTIONS_MAX)
-        self.peers: Connections = self._streams
+        self.peers: Connections = StreamPeers(
+            loop, Events(message=self._message, gone=lambda _: None, broken=self._broken), BYTES_MAX, CONNECTIONS_MAX)
 
     def run(self, _: int) -> bool:
         """One bounded read of each connection: who sends without end must not keep the loop from everybody else."""

@@ -14,7 +14,8 @@ const events: string[] = [];
   events.push(error instanceof Cancelled ? "cancelled" : String(error));
   events.push(performance.now() - begun < 1500 ? "soon" : "late");
 }
-const open = new ApexClient(ENDPOINT).unref();
+const open = new ApexClient(ENDPOINT);
 await open.ping();
+open.unref();
 process.on("exit", () => process.stdout.write(`${JSON.stringify({ events, exits: true })}\n`));
 void done;  // the process ends by itself although a client is open
