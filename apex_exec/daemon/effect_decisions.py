@@ -86,7 +86,8 @@ class EffectDecisions:
         effects, body = running.effects, effect.body
         try:
             effects.tally.tried(len(body))
-            if spec.settings and (name := self._leaked(spec, running.user_id, bytes(body))):
+            if spec.settings and (name := self._leaked(
+                    spec, running.user_id, effect.name.encode() + bytes(body))):
                 return "secret_in_effect", f"the effect has the secret setting {name} in it"
             effects.take(running.plugin, effect.method, effect.name, body, self._components)
         except EffectRefused as refused:

@@ -126,8 +126,9 @@ def test_javascript_has_them_frozen(daemon: Daemon) -> None:
 def test_a_secret_stands_in_no_reply_no_log_no_effect_and_no_file(daemon: Daemon) -> None:
     give(daemon, values={"apiKey": SECRET})
     assert act(daemon, "print") is None
-    with pytest.raises(CallError) as emitted:
+    with pytest.raises(CallError) as emitted:  # only the supervisor knows which settings are secret
         act(daemon, "emit")
+    assert emitted.value.reply["details"]["apiCode"] == "secret_in_effect" and "effects" not in emitted.value.reply
     assert "the secret setting apiKey" in str(emitted.value) and SECRET not in repr(vars(emitted.value))
     with pytest.raises(CallError) as raised:
         act(daemon, "raise")
