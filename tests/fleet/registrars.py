@@ -41,7 +41,7 @@ main(Connection(int(sys.argv[1])), json.loads(sys.argv[2]))
 """
 TOLD = (messages.Done, messages.Refused, messages.Snapshot, messages.Specs, messages.Removed, messages.Ready,
         messages.Health, messages.LedgerHealth, messages.ChainHealth, messages.Metric, messages.Audit, messages.Spent,
-        messages.Ask)
+        messages.SettingsOf, messages.SettingsTold, messages.Ask)
 
 
 class Refused(Exception):
@@ -109,6 +109,7 @@ class Node:
             messages.ChainHealth: lambda message: self.health.update(chain=message.reason),
             messages.Metric: lambda message: self.metrics.update({message.name: message.value}),
             messages.Audit: lambda message: self.audited.append(message.record),
+            messages.SettingsOf: lambda _: None, messages.SettingsTold: lambda _: None,
             messages.Spent: lambda _: None, messages.Done: self._answered, messages.Refused: self._answered}
         self._arriving: dict[str, PluginSpec] = {}
         while (found := end.receive()) is not None:
