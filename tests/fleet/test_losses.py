@@ -31,19 +31,6 @@ def act(context, params):
     time.sleep(asked.get("sleep", 0))
     return {"result": asked["n"], "metadata": {}}
 '''
-FETCH = '''
-@plugin.hook("onActionExecute")
-async def act(context, params):
-    got = 0
-    for _ in range(params["context"]["n"]):
-        try:
-            await context.api.fetch("http://good.test/")
-        except Exception as error:
-            if error.code == "rate_limited":
-                return {"result": [got, error.retry_after_ms], "metadata": {}}
-        got += 1
-    return {"result": [got, 0], "metadata": {}}
-'''
 
 
 @pytest.fixture
@@ -117,6 +104,7 @@ def test_a_drained_node_gives_its_plugins_away_and_serves_its_hosts_on(plugins: 
             wait_for(lambda: fleet.owned_by("a", NAMES, "b") == mine, 10, "its part again")
 
 
+@pytest.mark.slow
 def test_nodes_are_ended_and_started_in_turn_under_load_without_an_error(plugins: Path) -> None:
     with LocalFleet(plugins) as fleet, Client(fleet.nodes["a"].endpoint) as client:
         done, number = Counter[str](), 0
@@ -158,30 +146,6 @@ def test_a_node_whose_key_is_revoked_or_unknown_is_refused(plugins: Path) -> Non
         assert "was revoked" in fleet.nodes_of("a")["b"]["reason"]
         wait_for(lambda: fleet.states("b")["a"] in ("lost", "refused"), 10, "b is not let in")
         assert fleet.nodes["a"].invoke(NAMES[0], "onActionExecute", {"action": "x", "context": {"n": 1}})
-
-
-def test_the_requests_of_the_last_minute_move_with_their_plugin(tmp_path: Path) -> None:
-    folder = tmp_path / "plugins"
-    for name in NAMES[:3]:
-        write_plugin(folder, name, FETCH, permissions=("network:fetch",), network={"allow": ["good.test"]},
-                     limits={"networkPerMinute": 10})
-    config = {"fleet.new_owner": "wait", "fetch.allow": ["good.test"]}
-    with LocalFleet(folder, 2, config) as fleet:
-        plugin = fleet.owned_by("a", NAMES[:3])[0] if fleet.owned_by("a", NAMES[:3]) else NAMES[0]
-        owner = fleet.owner(plugin)
-        other = "b" if owner == "a" else "a"
-
-        def fetch(n: int) -> list[int]:
-            found = fleet.nodes["a"].invoke(plugin, "onActionExecute", {"action": "x", "context": {"n": n}})
-            result: list[int] = found["result"]
-            return result
-
-        got, retry_ms = fetch(1)
-        assert got == 0 and 0 < retry_ms <= 68_000, "a first owner does not know what was spent before it began"
-        assert fleet.nodes[owner].operate("fleet.owner", id=plugin)["fetchOpensMs"] > 50_000
-        fleet.nodes[owner].operate("fleet.drain", node=owner)
-        wait_for(lambda: fleet.owner(plugin, other) == other, 10, "the move")
-        assert fleet.nodes[other].operate("fleet.owner", id=plugin)["fetchOpensMs"] <= 68_000
 
 
 @contextmanager
