@@ -34,7 +34,6 @@ def test_the_table_has_a_row_for_every_package_and_a_reason_for_every_other() ->
         assert all(name in text for name in names.split())
 
 
-@pytest.mark.slow
 def test_enough_packages_are_used() -> None:
     assert sum(result == "used" for _, result in results().values()) >= USED_MIN
 
