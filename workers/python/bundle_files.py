@@ -148,10 +148,17 @@ class BundleFiles:
         self._replace(os, "scandir", self._asks(os.scandir, self._scan))
         self._replace(os, "access", self._access(os.access))
         self._replace(os, "getcwd", lambda: self.root)
+        self._replace(posixpath, "expanduser", self._expanded)
 
     @staticmethod
     def _replace(module: Any, name: str, function: Callable[..., Any]) -> None:
         setattr(module, name, function)
+
+    def _expanded(self, path: Any) -> Any:
+        """``os.path.expanduser``: the bundle is the home, so that ``Path.home()`` names a folder as on any machine."""
+        path = os.fspath(path)
+        home, rest = (self.root, path[1:]) if isinstance(path, str) else (os.fsencode(self.root), path[1:])
+        return home + rest if path[:1] in ("~", b"~") and rest[:1] in ("", "/", b"", b"/") else path
 
     # ------------------------------------------------------------------ what the bundle answers
     def _lost(self, number: int, inside: str) -> OSError:
