@@ -236,11 +236,18 @@ class TableSection(_Section):
 
 
 class DataSection(_Section):
-    """The platform's database, as plugins see it. ``prepared_statements`` is for PostgreSQL without a pooler."""
+    """The platform's database, as plugins see it. ``prepared_statements`` is for PostgreSQL without a pooler,
+    ``write_ahead_log`` for an SQLite file that the platform made."""
 
     url: DatabaseUrl = "sqlite:///<state_dir>/data.db"
     tables: dict[str, TableSection] = {}
-    prepared_statements: bool = False
+    prepared_statements: Literal["auto"] | bool = "auto"
+    write_ahead_log: bool = False
+
+    @property
+    def prepares(self) -> bool | None:
+        """Whether PostgreSQL keeps prepared statements; None: if there is no pooler."""
+        return None if self.prepared_statements == "auto" else self.prepared_statements
 
     @field_validator("tables", mode="before")
     @classmethod

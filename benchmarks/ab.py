@@ -21,11 +21,13 @@ from typing import Any
 
 import psutil
 
-from benchmarks import ab_workloads
+from benchmarks import ab_data, ab_workloads
 from benchmarks.daemon import Daemon, Host
 from benchmarks.lab import Lab, Round
 
 ROOT = Path(__file__).parent.parent
+NAMES = (*ab_workloads.NAMES, *ab_data.NAMES)
+TITLE = "What has become faster: an old commit beside this one"
 REPETITIONS = 5
 TARGET_RATIO = 1.5
 """A query of a user with 100,000 rows costs at most this many times what it costs with 100."""
@@ -38,22 +40,26 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("old", help="a commit, or a folder with the code")
     parser.add_argument("new", help="another; `.` is the code here, with what is not committed")
     parser.add_argument("workloads", nargs="*", metavar="WORKLOAD",
-                        help=f"some of: {', '.join(ab_workloads.NAMES)} (default: all)")
+                        help=f"some of: {', '.join(NAMES)} (default: all)")
     parser.add_argument("--repetitions", type=int, default=REPETITIONS, metavar="N", help="rounds each (default 5)")
     parser.add_argument("--calls", type=int, default=ab_workloads.CALLS, metavar="N", help="API calls a round")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="where the results go as JSON (default: nowhere)")
     given = parser.parse_args(arguments)
-    chosen = given.workloads or list(ab_workloads.NAMES)
-    if unknown := sorted(set(chosen) - set(ab_workloads.NAMES)):
-        parser.error(f"no such workload: {', '.join(unknown)}; there are {', '.join(ab_workloads.NAMES)}")
+    chosen = given.workloads or list(NAMES)
+    if unknown := sorted(set(chosen) - set(NAMES)):
+        parser.error(f"no such workload: {', '.join(unknown)}; there are {', '.join(NAMES)}")
     lab = Lab("ab", False, given.repetitions)
     with ExitStack() as stack:
         sides = {label: stack.enter_context(_tree(commit)) for label, commit in (("old", given.old),
                                                                                  ("new", given.new))}
         for name in chosen:
-            with ab_workloads.prepared(lab, name) as workload:
+            with (ab_data if name in ab_data.NAMES else ab_workloads).prepared(lab, name) as workload:
                 if workload is not None:
                     _measure(lab, name, workload, sides, given.calls)
     print(f"\n{lab.table()}\n\n{_ratios(lab)}")
+    if given.out is not None:
+        lab.note(f"old is {given.old}, new is {given.new}")
+        print(f"written: {lab.save(given.out)}", file=sys.stderr)
     return 0
 
 
@@ -72,11 +78,11 @@ def _tree(commit: str) -> Iterator[Path]:
         yield Path(folder)
 
 
-def _measure(lab: Lab, name: str, workload: ab_workloads.Workload, sides: dict[str, Path], calls: int) -> None:
+def _measure(lab: Lab, name: str, workload: Any, sides: dict[str, Path], calls: int) -> None:
     with ExitStack() as stack:
         asked = {}
         for label, tree in sides.items():
-            daemon = stack.enter_context(_Side(workload, tree))
+            daemon = stack.enter_context(_Side(workload, label, tree))
             host = Host(daemon.endpoint)
             stack.callback(host.close)
             daemon.check()
@@ -99,8 +105,12 @@ def _measure(lab: Lab, name: str, workload: ab_workloads.Workload, sides: dict[s
 class _Side(Daemon):
     """A daemon that runs the code in ``tree``, whatever is installed and wherever the client runs."""
 
-    def __init__(self, workload: ab_workloads.Workload, tree: Path) -> None:
-        super().__init__(workload.plugins, ("-m", "apex_exec"), workload.config)
+    def __init__(self, workload: Any, label: str, tree: Path) -> None:
+        keys = (tree / "apex_exec" / "config.py").read_text()
+        config = {key: value for key, value in workload.config.items() if f"    {key.rpartition('.')[2]}:" in keys}
+        if urls := getattr(workload, "urls", None):
+            config["data.url"] = urls[label]
+        super().__init__(workload.plugins, ("-m", "apex_exec"), config)
         self._tree = tree
         self.env["PYTHONPATH"] = str(tree)  # before the installed code, in every process of the daemon
 

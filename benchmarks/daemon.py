@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -154,6 +155,20 @@ class Host:
             latencies_us.append((clock() - sent_at.pop(reply["id"])) * 1e6)
             cpus_us.append(reply["usage"]["cpuMs"] * 1000)
         return Round(total / (clock() - begun), latencies_us, cpus_us=cpus_us)
+
+    def answers(self, contexts: Iterable[tuple[str, dict[str, Any]]], in_flight: int, deadline_ms: int
+                ) -> Iterator[dict[str, Any]]:
+        """The replies to calls of (plugin, context), ``in_flight`` at once (closed loop), errors included."""
+        waiting, sent = 0, iter(contexts)
+        while True:
+            for plugin, context in itertools.islice(sent, in_flight - waiting):
+                self._id += 1
+                self.socket.send(_encode({**invocation(plugin, context, deadlineMs=deadline_ms), "id": self._id}))
+                waiting += 1
+            if not waiting:
+                return
+            yield _decode(self.socket.recv())
+            waiting -= 1
 
     def for_seconds(self, plugins: list[str], seconds: float, in_flight: int, context: dict[str, Any]) -> Round:
         """Rounds until ``seconds`` have passed."""

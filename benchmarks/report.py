@@ -5,6 +5,7 @@ A question is a heading, a sentence with the figures, and a plot (``questions.py
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import json
 from pathlib import Path
@@ -131,10 +132,10 @@ def _figures(page: Path, machine: str, targets: str) -> None:
 
 
 def _module(name: str) -> Any:
-    try:
-        return importlib.import_module(f"benchmarks.bench_{name}")
-    except ImportError:
-        return None
+    for module in (f"benchmarks.bench_{name}", f"benchmarks.{name}"):
+        with contextlib.suppress(ImportError):
+            return importlib.import_module(module)
+    return None
 
 
 def _machine(body: dict[str, Any]) -> str:

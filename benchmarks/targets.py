@@ -120,6 +120,30 @@ def _coverage_of_javascript(labs: dict[str, Lab]) -> tuple[str, bool]:
             slower <= 2 and node <= lines / 1000)
 
 
+def _against_old(workload: str, case: str, **bounds: float) -> Callable[[dict[str, Lab]], tuple[str, bool]]:
+    """New by old of ``benchmarks ab``: ``rate`` is at least, ``cpu`` and ``p50`` are at most."""
+    def measure(labs: dict[str, Lab]) -> tuple[str, bool]:
+        found = {}
+        for word in bounds:
+            figure = {"rate": "calls/s", "cpu": "CPU", "p50": "p50"}[word]
+            new, old = (_get(labs, "ab", who, figure, workload=workload, case=case) for who in ("new", "old"))
+            found[word] = new / old
+        met = all(ratio >= bounds[word] if word == "rate" else ratio <= bounds[word] for word, ratio in found.items())
+        return ", ".join(f"{word} {ratio:.2f} ×" for word, ratio in found.items()), met
+    return measure
+
+
+def _grown(database: str, bound: float) -> Callable[[dict[str, Lab]], tuple[str, bool]]:
+    def measure(labs: dict[str, Lab]) -> tuple[str, bool]:
+        ratios = []
+        for case in ("by key", "latest ten"):
+            most, few = (_get(labs, "ab", "new", "p50", workload=f"{database}, {size} rows", case=case)
+                         for size in ("100,000", "100"))
+            ratios.append(most / few)
+        return " · ".join(f"{ratio:.2f} ×" for ratio in ratios), max(ratios) <= bound
+    return measure
+
+
 _COLD = "cold start, request to reply"
 _ROBIN = "apex-exec, round-robin, 64 in flight"
 _AGAIN = "next call of the plugin"
@@ -161,6 +185,17 @@ TARGETS = (
                _at_most("npm", npm.BIG, "errors of the scan", 0, "errors"))),
     Target("coverage of JavaScript", "≤ 2 × slower; no line that node misses counts as run, but for 1 in 1,000",
            _coverage_of_javascript),
+    Target("by key · latest ten of 100,000 own rows, to 100 rows, SQLite", "≤ 1.5 ×", _grown("SQLite", 1.5)),
+    Target("the same, PostgreSQL", "≤ 1.5 ×", _grown("PostgreSQL", 1.5)),
+    Target("point query on SQLite, to the old commit", "p50 at 1 ≤ 0.65 ×; at 64 rate ≥ 1.7 ×, CPU ≤ 0.55 ×", _both(
+        _against_old("SQLite, point query", "1 in flight", p50=0.65),
+        _against_old("SQLite, point query", "64 in flight", rate=1.7, cpu=0.55))),
+    Target("point query on PostgreSQL, to the old commit", "rate at 64 ≥ 1.6 ×",
+           _against_old("PostgreSQL, point query", "64 in flight", rate=1.6)),
+    Target("inserts on SQLite with a write-ahead log, to the old commit",
+           "one plugin ≥ 2 ×; eight plugins ≥ 5 ×, CPU ≤ 0.4 ×", _both(
+               _against_old("SQLite, writes, log", "one plugin", rate=2),
+               _against_old("SQLite, writes, log", "eight plugins, 32 in flight", rate=5, cpu=0.4))),
     Target("scrape with 1,000 plugins", "adds ≤ 5 ms to p99 of the loop",
            _at_most("density", "scrape", "added to p99", 5, "ms", **{"live workers": 1000})),
 )

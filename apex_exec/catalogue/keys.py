@@ -191,8 +191,12 @@ KEYS: dict[str, Key] = {
         "also be said by a [membership table or row-level security](gateway/README.md#whose-a-row-is)",
         '{orders = {owner = "user_id", columns = ["id", "total"], write = false}}'),
     "data.prepared_statements": Key(
-        "false",
-        "PostgreSQL keeps the statements that are used often; only without a pooler in transaction mode"),
+        "auto",
+        "whether PostgreSQL keeps the queries that are used often. `auto` means unless a pooler is noticed"),
+    "data.write_ahead_log": Key(
+        "`false`",
+        "switches an SQLite file that the platform made to a write-ahead log, so that queries and writes do not wait "
+        "for each other and a commit waits for the disk once. A file that the daemon makes has one anyway"),
     "fetch.allow": Key(
         "none",
         "hosts that plugins may reach; the plugin's manifest must list them, too",

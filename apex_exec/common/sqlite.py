@@ -16,6 +16,8 @@ from apex_exec.common.files import create_file
 
 URL_PREFIX = "sqlite:///"
 BUSY_PAUSE_SECONDS = 0.01
+LOG_BYTES_KEPT = 64 * 1024 * 1024
+"""What is left of a write-ahead log that a long reader has made grow, once nothing in it is needed."""
 OURS = ("journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON")
 """With a write-ahead log a reader never waits for a writer, nor a writer for a reader. FULL: what is committed survives
 a power cut."""
@@ -62,15 +64,26 @@ def _set(database: sqlite3.Connection, pragma: str, until: float) -> None:
             time.sleep(BUSY_PAUSE_SECONDS)
 
 
-def open_theirs(path: Path, *, busy_seconds: float, detect_types: int = 0) -> sqlite3.Connection:
-    """A connection, for any thread, to a database that the platform writes too. Its mode and its journal stay as they
-    are; a file that is not there is made, and is then its owner's alone. Raises OSError, sqlite3.Error."""
+def open_theirs(path: Path, *, busy_seconds: float, detect_types: int = 0, log_ahead: bool = False
+                ) -> sqlite3.Connection:
+    """A connection, for any thread, to a database that the platform writes too. Its mode stays as it is, and its
+    journal, too, unless ``log_ahead``: then it gets a write-ahead log if nobody else is using it in this moment. A file
+    that is not there is made; it is its owner's alone and has a write-ahead log. Raises OSError, sqlite3.Error."""
     with contextlib.suppress(FileExistsError):
         create_file(path, b"")
+        log_ahead = True
     database = sqlite3.connect(path, isolation_level=None, timeout=busy_seconds, check_same_thread=False,
                                detect_types=detect_types)
-    database.execute("PRAGMA synchronous = FULL")
-    database.execute("PRAGMA foreign_keys = ON")  # off by default; a platform that declares them relies on them
+    try:
+        if log_ahead:
+            with contextlib.suppress(sqlite3.OperationalError):  # somebody uses it: its journal stays as it is
+                database.execute("PRAGMA journal_mode = WAL").fetchone()
+            database.execute(f"PRAGMA journal_size_limit = {LOG_BYTES_KEPT}")
+        database.execute("PRAGMA synchronous = FULL")
+        database.execute("PRAGMA foreign_keys = ON")  # off by default; a platform that declares them relies on them
+    except BaseException:
+        database.close()
+        raise
     return database
 
 

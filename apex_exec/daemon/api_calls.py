@@ -85,7 +85,8 @@ class ApiCalls:
         chain = own_chain(settings.state_path, f"{platform.node()}:{settings.state_path.absolute()}")
         self.side = SideProcess("gateway", "apex_exec.gateway.process:main", {
             "tables": {name: entry.model_dump() for name, entry in settings.data.tables.items()},
-            "data_url": settings.database_url(settings.data.url), "prepared": settings.data.prepared_statements,
+            "data_url": settings.database_url(settings.data.url), "prepared": settings.data.prepares,
+            "log_ahead": settings.data.write_ahead_log,
             "hosts": settings.fetch.allow,
             "allow_private": settings.fetch.allow_private, "internal": settings.fetch.internal,
             "ca_file": settings.fetch.ca_file, "log": settings.log.model_dump(),

@@ -35,6 +35,9 @@ class Backend(Protocol):
 
         It may be some seconds old; ``anew``: a second at most."""
 
+    def query_at_once(self, compiled: Compiled, values: list[Any], due_ns: int) -> tuple[bytes, int] | None:
+        """The same as ``query``, if it takes no longer than the event loop may wait; otherwise None. Never raises."""
+
     async def query(self, compiled: Compiled, values: list[Any], user_id: str, due_ns: int) -> tuple[bytes, int]:
         """The encoded rows, and their number."""
 
@@ -51,11 +54,13 @@ class Backend(Protocol):
         """Closes every connection."""
 
 
-def open_backend(url: str, tables: Mapping[str, Table], origin: str, *, prepared: bool = False) -> Backend:
-    """The backend for ``data.url``. ``prepared``: PostgreSQL keeps prepared statements. Raises ConfigError."""
+def open_backend(url: str, tables: Mapping[str, Table], origin: str, *, prepared: bool | None = None,
+                 log_ahead: bool = False) -> Backend:
+    """The backend for ``data.url``. ``prepared``: PostgreSQL keeps prepared statements; None: if there is no pooler.
+    ``log_ahead``: SQLite gets a write-ahead log. Raises ConfigError."""
     if (path := path_of(url)) is not None:
         from apex_exec.gateway.sqlite import Sqlite
-        return Sqlite(path, tables, origin)
+        return Sqlite(path, tables, origin, log_ahead=log_ahead)
     if url.startswith("postgresql"):
         extras.need("postgres", "data.url")
         from apex_exec.gateway.postgres import Postgres
@@ -67,10 +72,11 @@ class Data:
     """Queries and writes. ``hand_over`` passes a committed write's record to the supervisor."""
 
     def __init__(self, url: str, tables: Mapping[str, Table], origin: str,
-                 hand_over: Callable[[Written], None], *, prepared: bool = False) -> None:
+                 hand_over: Callable[[Written], None], *, prepared: bool | None = None,
+                 log_ahead: bool = False) -> None:
         self._tables = tables
         try:
-            self._backend = open_backend(url, tables, origin, prepared=prepared)
+            self._backend = open_backend(url, tables, origin, prepared=prepared, log_ahead=log_ahead)
         except ConfigError as error:
             raise ApiFailure("data_unavailable", str(error)) from None
         path = str(path_of(url) or "")
@@ -105,6 +111,19 @@ class Data:
             rows, _ = await self._backend.query(compiled, [user_id], user_id, due_ns)
             found.update(dict.fromkeys(str(row["tenant"]) for row in msgspec.msgpack.decode(rows)))
         return list(found)
+
+    def query_at_once(self, request: Query, named: tuple[str, ...], user_id: str, due_ns: int
+                      ) -> tuple[bytes, dict[str, Any]] | None:
+        """The same as ``query``, if its text is compiled already and it takes no longer than the event loop may wait.
+        Otherwise, and if it fails, None."""
+        try:
+            compiled = self._compiler.known(request.sql, named)
+            if compiled is None:
+                return None
+            found = self._backend.query_at_once(compiled, compiled.values(list(request.params), user_id), due_ns)
+        except ApiFailure:
+            return None
+        return None if found is None else (found[0], {"tables": compiled.tables, "rowCount": found[1]})
 
     async def _look(self, due_ns: int, *, anew: bool = False) -> bool:
         """Whether the database's tables are others than before. If it cannot say, the query itself will tell why."""

@@ -46,13 +46,19 @@ class Turns:
         self._held_until = 0.0
         self._timer: asyncio.TimerHandle | None = None
 
+    @property
+    def is_free_to_read(self) -> bool:
+        """Whether a reader that is done before anything else happens in this loop needs no turn."""
+        return not self.shut_out or not (self._writing or (
+            self._waiting_writers and time.monotonic() < self._held_until))
+
     @asynccontextmanager
     async def reading(self) -> AsyncIterator[None]:
         """Holds a reader's turn for the duration of the block."""
         if not self.shut_out:
             yield
             return
-        if self._writing or (self._waiting_writers and time.monotonic() < self._held_until):
+        if not self.is_free_to_read:
             turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
             self._readers.append(turn)
             await wait(turn, self._read)

@@ -89,13 +89,15 @@ class Keeper:
         """Notes that the ledger has these records on disk, so that they may leave the outbox."""
         self._recorded += ids
 
-    async def tidy(self) -> None:
-        """Deletes recorded entries from the outbox. If that raises ApiFailure, they are kept for the next attempt."""
+    async def tidy(self) -> bool:
+        """Deletes recorded entries from the outbox; whether there are more. If that raises ApiFailure, they are kept
+        for the next attempt."""
         ids = self._recorded[:SWEEP_RECORDS_MAX]
         if ids:
             await self._forget(ids)
             del self._recorded[: len(ids)]
             self._handed.difference_update(ids)
+        return bool(self._recorded)
 
 
 class Outbox:

@@ -1,8 +1,8 @@
 """PostgreSQL behind the gateway: ``psycopg`` 3, a pool, one transaction per call, each bounded by the call's time.
 
-The walls behind ``sql/``: READ ONLY transactions; a role that is neither superuser nor exempt from row-level security
-(any other is refused); and row-level security itself, which reads the caller from ``request.jwt.claims``. A call that
-is cancelled is cancelled at the server, too.
+A query is one round trip (``postgres_read``), a write is three. The walls behind ``sql/``: READ ONLY transactions; a
+role that is neither superuser nor exempt from row-level security (any other is refused); and row-level security itself,
+which reads the caller from ``request.jwt.claims``. A call that is cancelled is cancelled at the server, too.
 """
 
 from __future__ import annotations
@@ -11,11 +11,10 @@ import asyncio
 import contextlib
 import json
 import logging
-import re
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from typing import Any
-from weakref import WeakSet
+from weakref import WeakKeyDictionary
 
 import psycopg
 from psycopg import AsyncConnection, AsyncRawCursor
@@ -28,9 +27,11 @@ from psycopg_pool import AsyncConnectionPool, PoolTimeout
 from apex_exec.gateway.database_checks import check_connection, server_of
 from apex_exec.gateway.failure import ApiFailure
 from apex_exec.gateway.outbox import Outbox, Outgoing, origins_of
+from apex_exec.gateway.postgres_failures import failure_of, refused
+from apex_exec.gateway.postgres_read import Asked, Prepared, read, stopped
 from apex_exec.gateway.sql.compiler import Compiled
 from apex_exec.gateway.sql.long_numbers import NUMBER_CHARACTERS_MAX, check_number, has_long_number, too_long_a_number
-from apex_exec.gateway.sql.owners import INACTIVE, Claim
+from apex_exec.gateway.sql.owners import Claim
 from apex_exec.gateway.sql.pieces import Shapes
 from apex_exec.gateway.sql.tables import OUTBOX, Table, unnamed
 from apex_exec.gateway.sql.values import Rows, array_text
@@ -43,8 +44,6 @@ logging.getLogger("psycopg.pool").setLevel(logging.ERROR)
 
 CONNECTIONS_MAX = 8
 CONNECT_SECONDS = 2
-PREPARE_AFTER = 5
-"""The uses of a statement on a connection after which it is prepared, where the operator allows that: psycopg's own."""
 COMMIT_SECONDS = 10.0
 """How long a commit may take to be answered, beyond its call's own time."""
 ROLLBACK_SECONDS = 1.0
@@ -65,6 +64,8 @@ _SETTINGS = ("SELECT set_config('statement_timeout', $1, true), set_config('lock
 else's. In a database with standard_conforming_strings off, the backslash in our ESCAPE would make its quote part of the
 text, and the next literal, which is the plugin's, part of the statement. ``jit`` compiles an expensive statement for a
 second without a look at the clock."""
+_READING = f"{_SETTINGS}, set_config('transaction_read_only', 'on', true), pg_backend_pid()"
+"""The same for a query, which has no BEGIN READ ONLY. The last column is who has run it."""
 _SHAPES = (
     "SELECT shown.name, attname, CASE WHEN typname = 'numeric' THEN 'literals' ELSE 'values' END "
     "FROM unnest($1::text[], $2::text[]) AS shown(name, place) "
@@ -85,17 +86,14 @@ DOWN_SECONDS = 1.0
 """After a failure to connect we do not try again for this long; meanwhile every call fails at once."""
 
 
-_OUR_WORDS = re.compile(r'"(the query in IN returns [^"]*|the values of \w+ come to more [^"]*|generate_series returns '
-                        r'[^"]*|WITH RECURSIVE takes [^"]*|[^"]*: a number (?:in JSON )?has at most [^"]*)"')
-"""Text of errors that come from casts in the SQL that we generate, when a bound is exceeded: SQL has no other way to
-raise an error."""
-
-
 def _or_its_text(loader: Any) -> type[Loader]:
     """psycopg's ``loader`` for dates and times, but with the text of values that Python cannot represent (infinity, BC,
     the year 10000, 24:00)."""
 
     class OrText(loader):  # type: ignore[misc]  # the base class is an argument
+        def __init__(self, oid: int, context: Any = None) -> None:
+            super().__init__(oid, None)  # ISO and UTC: the connection may know of our settings only after the rows
+
         def load(self, data: Any) -> Any:
             try:
                 return super().load(data)
@@ -120,25 +118,31 @@ async def _prepare(connection: AsyncConnection[Any]) -> None:
 class Postgres:
     """The database at ``url`` (``postgresql+psycopg://…``). It connects on first use.
 
-    ``prepared``: a statement that is used often is kept on its connection, as no pooler in transaction mode allows.
+    ``prepared``: a query that is used often is kept on its connection, which is of no use behind a pooler in
+    transaction mode; None: unless a pooler is noticed.
     Raises ConfigError for a URL that no server would ever see.
     """
 
     backend = "postgres"
 
-    def __init__(self, url: str, tables: Mapping[str, Table], origin: str, *, prepared: bool = False) -> None:
+    def __init__(self, url: str, tables: Mapping[str, Table], origin: str, *, prepared: bool | None = None) -> None:
         self._origin, self._formerly = origins_of(origin)
         self._tables = tables
         self._pool = AsyncConnectionPool(
             server_of(url), min_size=0, max_size=CONNECTIONS_MAX, open=False,
             timeout=CONNECT_SECONDS, configure=_prepare,
-            # Not prepared: behind a pooler, a statement's name may be unknown, or belong to another text.
+            # Not prepared by psycopg: behind a pooler, a name of its own may be unknown, or belong to another text.
             kwargs={"autocommit": True, "cursor_factory": AsyncRawCursor, "connect_timeout": CONNECT_SECONDS,
-                    "application_name": "apex-exec", "prepare_threshold": PREPARE_AFTER if prepared else None})
+                    "application_name": "apex-exec", "prepare_threshold": None})
         self._down_until = 0.0
         self._in_use = 0
         self._opened = False
-        self._checked: WeakSet[AsyncConnection[Any]] = WeakSet()
+        self._checked: WeakKeyDictionary[AsyncConnection[Any], Prepared] = WeakKeyDictionary()
+        """The connections whose role was checked, and what each has prepared."""
+        self._prepares = prepared
+        self._is_pooled: bool | None = None
+        """Whether a query was run by another server process than the one that the connection is said to be with, so
+        that a pooler is between us and the server. None if no query was run yet."""
         self._has_outbox = False
         self._shapes: dict[str, dict[str, str]] | None = None
         self._version = 0
@@ -147,8 +151,9 @@ class Postgres:
 
     # ------------------------------------------------------------------ transactions
     @contextlib.asynccontextmanager
-    async def _transaction(self, user_id: str, due_ns: int, *, read_only: bool) -> AsyncIterator[AsyncConnection[Any]]:
-        """A connection inside a transaction for ``user_id``; it is rolled back unless committed. Raises ApiFailure."""
+    async def _connected(self, due_ns: int) -> AsyncIterator[AsyncConnection[Any]]:
+        """A connection whose role was checked, until ``due_ns`` at most. Raises ApiFailure, also for what the database
+        raises in the block."""
         if not self._opened:
             self._opened = True
             await self._pool.open(wait=False)
@@ -161,23 +166,7 @@ class Postgres:
                 waits = left_seconds if self._in_use else min(left_seconds, CONNECT_SECONDS)
                 async with self._pool.connection(timeout=waits) as connection, self._counted():
                     await self._check_role(connection)
-                    left_ms = max(1, (due_ns - time.monotonic_ns()) // 1_000_000 - MARGIN_MS)
-                    claims = json.dumps({"sub": user_id, "role": "authenticated"})
-                    try:
-                        async with connection.pipeline():  # one round trip for both statements
-                            await connection.execute(_BEGIN[read_only])
-                            await connection.execute(_SETTINGS, (str(left_ms), claims))
-                        yield connection
-                    finally:
-                        if not connection.closed and connection.info.pipeline_status:
-                            # a cancellation within a pipeline leaves the connection unusable for the next call
-                            await connection.close()
-                        if not connection.closed and connection.info.transaction_status:
-                            with contextlib.suppress(psycopg.Error):
-                                rolled_back = await _within(ROLLBACK_SECONDS, connection.execute("ROLLBACK"),
-                                                            connection.close)
-                                if rolled_back is not None:
-                                    await rolled_back
+                    yield connection
         except TimeoutError:
             raise ApiFailure("deadline_exceeded", "the invocation's time ended in the database") from None
         except PoolTimeout:
@@ -185,9 +174,28 @@ class Postgres:
                 self._down_until = time.monotonic() + DOWN_SECONDS
             raise ApiFailure("data_unavailable", "no connection to the platform's database") from None
         except psycopg.Error as error:
-            failure = _failure(error)
+            failure = failure_of(error)
             missing = error.sqlstate in ("42P01", "42703")
             raise (unnamed(failure, str(error.diag.message_primary), self._tables) if missing else failure) from None
+
+    @contextlib.asynccontextmanager
+    async def _transaction(self, user_id: str, due_ns: int, *, read_only: bool) -> AsyncIterator[AsyncConnection[Any]]:
+        """A connection inside a transaction for ``user_id``; it is rolled back unless committed. Raises ApiFailure."""
+        async with self._connected(due_ns) as connection:
+            try:
+                async with connection.pipeline():  # one round trip for both statements
+                    await connection.execute(_BEGIN[read_only])
+                    await connection.execute(_SETTINGS, _settings(user_id, due_ns))
+                yield connection
+            finally:
+                if not connection.closed and connection.info.pipeline_status:
+                    # a cancellation within a pipeline leaves the connection unusable for the next call
+                    await connection.close()
+                if not connection.closed and connection.info.transaction_status:
+                    with contextlib.suppress(psycopg.Error):
+                        rolled_back = await _within(ROLLBACK_SECONDS, connection.execute("ROLLBACK"), connection.close)
+                        if rolled_back is not None:
+                            await rolled_back
 
     @contextlib.asynccontextmanager
     async def _counted(self) -> AsyncIterator[None]:
@@ -202,7 +210,7 @@ class Postgres:
         if connection in self._checked:
             return
         await check_connection(connection, self._tables)
-        self._checked.add(connection)
+        self._checked[connection] = Prepared()
 
     # ------------------------------------------------------------------ the router's interface
     async def shapes(self, due_ns: int, *, anew: bool = False) -> tuple[int, Shapes]:
@@ -228,18 +236,48 @@ class Postgres:
             self._shapes = found
             self._version += 1
 
+    def query_at_once(self, compiled: Compiled, values: list[Any], due_ns: int) -> None:
+        """None: a server is asked, and the event loop waits for nothing."""
+
     async def query(self, compiled: Compiled, values: list[Any], user_id: str, due_ns: int) -> tuple[bytes, int]:
         """The encoded rows, and their number. Raises ApiFailure."""
-        async with self._transaction(user_id, due_ns, read_only=True) as connection:
-            if compiled.unhashed:
-                await connection.execute(_OFF, (compiled.unhashed,))
-            cursor = connection.cursor()
-            rows: Rows | None = None
-            # row by row, so that rows beyond a bound are not read
-            async for row in cursor.stream(compiled.text, values):
-                if rows is None:
-                    rows = Rows([plain_names(column.name) for column in cursor.description or ()])
-                rows.add(row)
+        async with self._connected(due_ns) as connection:
+            try:
+                return await self._read(connection, compiled, values, user_id, due_ns)
+            except _Unprepared:
+                await connection.close()
+        async with self._connected(due_ns) as connection:
+            return await self._read(connection, compiled, values, user_id, due_ns, may_prepare=False)
+
+    async def _read(self, connection: AsyncConnection[Any], compiled: Compiled, values: list[Any], user_id: str,
+                    due_ns: int, *, may_prepare: bool = True) -> tuple[bytes, int]:
+        asked = [Asked(_READING, _settings(user_id, due_ns)), Asked(compiled.text, values)]
+        if compiled.unhashed:
+            asked.insert(1, Asked(_OFF, (compiled.unhashed,)))
+        rows: Rows | None = None
+
+        def take(names: list[str], row: Any) -> None:
+            nonlocal rows
+            if rows is None:
+                rows = Rows(list(map(plain_names, names)))
+            rows.add(row)
+
+        prepares = may_prepare and (self._is_pooled is False if self._prepares is None else self._prepares)
+        prepared = self._checked[connection] if prepares else None
+        try:
+            found = await read(connection, asked, take, prepared)
+        except _NOT_PREPARED as error:
+            if prepared is None or not prepared.is_used:
+                raise
+            self._is_pooled = self._is_pooled or not isinstance(error, psycopg.errors.FeatureNotSupported)
+            raise _Unprepared from None
+        finally:
+            if not connection.closed and connection.pgconn.pipeline_status:  # we left in the middle
+                with contextlib.suppress(psycopg.Error):
+                    left = await _within(ROLLBACK_SECONDS, stopped(connection), connection.close)
+                    if left is not None:
+                        await left
+        self._is_pooled = self._is_pooled or found[-1] != connection.info.backend_pid
         return (rows.encoded(), len(rows)) if rows is not None else (b"\x90", 0)
 
     async def write(self, write: Write, record: Outgoing, user_id: str, due_ns: int) -> tuple[int, bytes | None]:
@@ -267,7 +305,7 @@ class Postgres:
                 # deferred constraints are checked now
                 await _settled(self._commit(connection, record), connection.close)
             except psycopg.IntegrityError as error:
-                raise _refused(error, write) from None
+                raise refused(error, write) from None
             except psycopg.errors.CardinalityViolation:
                 raise write.twice() from None
         return count, rows
@@ -365,6 +403,21 @@ class Postgres:
             await self._pool.close(timeout=1)
 
 
+_NOT_PREPARED = (psycopg.errors.InvalidSqlStatementName, psycopg.errors.DuplicatePreparedStatement,
+                 psycopg.errors.FeatureNotSupported)
+"""The server does not have a prepared statement, has it already, or has made it for other types of columns."""
+
+
+class _Unprepared(Exception):
+    """The query is to be run again, on another connection and without a prepared statement."""
+
+
+def _settings(user_id: str, due_ns: int) -> tuple[str, str]:
+    """The parameters of ``_SETTINGS``."""
+    left_ms = max(1, (due_ns - time.monotonic_ns()) // 1_000_000 - MARGIN_MS)
+    return str(left_ms), json.dumps({"sub": user_id, "role": "authenticated"})
+
+
 async def _claimed(connection: AsyncConnection[Any], values: list[Any]) -> list[Any]:
     """``values`` with the tenants that were looked up for them. Raises ApiFailure, psycopg.Error."""
     done = []
@@ -407,46 +460,3 @@ async def _within(seconds: float, work: Coroutine[Any, Any, Any],
         with contextlib.suppress(asyncio.CancelledError):
             await asyncio.wait((task,), timeout=left_seconds)
     return task
-
-
-_KINDS = {"23502": "need", "23505": "unique", "23503": "link", "23001": "link", "23514": "check", "23P01": "unique"}
-_KEY = re.compile(r"\((\w+(?:, \w+)*)\)=\(")
-"""The columns in the DETAIL of a unique constraint, "Key (a, b)=(1, 2) …", in any language."""
-
-
-def _refused(error: psycopg.IntegrityError, write: Write) -> ApiFailure:
-    """PostgreSQL's error in our words."""
-    diag = error.diag
-    columns: list[str] = []
-    schema, _, table = write.table.rpartition(".")
-    if diag.table_name == table and schema in ("", diag.schema_name):
-        key = _KEY.search(diag.message_detail or "")
-        columns = [diag.column_name] if diag.column_name else key[1].split(", ") if key else []
-    return write.refused(_KINDS.get(error.sqlstate or "", "check"), columns, "")
-
-
-def _failure(error: psycopg.Error) -> ApiFailure:
-    """The API's code for ``error``. Only the primary message is used: DETAIL may quote a row."""
-    message = plain_names(error.diag.message_primary or str(error).split("\n")[0] or type(error).__name__)
-    state = error.sqlstate or ""
-    if state in ("57014", "55P03"):
-        return ApiFailure("deadline_exceeded", "the invocation's time ended in the database")
-    if state == "22P02" and INACTIVE in message:
-        return ApiFailure("data_unavailable", "row-level security is not in force on a table of which it is to decide "
-                                              "whose the rows are; `apex-exec config check` says which")
-    if state == "42501":
-        if error.diag.source_function == "ExecWithCheckOptions":
-            return ApiFailure("constraint", "row-level security does not let the caller write this row")
-        return ApiFailure("data_unavailable", "the role that data.url names has no right to do this with a table that "
-                                              "data.tables names; GRANT it")
-    if state in ("22P02", "22P05") and (ours := _OUR_WORDS.search(message)):
-        return ApiFailure("too_large", ours[1])
-    if state == "42703":
-        return ApiFailure("column_not_allowed", message)
-    if state.startswith("23"):
-        return ApiFailure("constraint", message)
-    if state in ("08P01", "42P18", "42P08", "22P02") or isinstance(error, psycopg.DataError) and not state:
-        return ApiFailure("sql_parameters", message)
-    if isinstance(error, psycopg.OperationalError) and (not state or state[:2] in ("08", "53", "57", "58")):
-        return ApiFailure("data_unavailable", message)
-    return ApiFailure("sql_error", message)

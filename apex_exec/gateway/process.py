@@ -34,8 +34,8 @@ async def _serve(fd: int, settings: dict[str, Any]) -> None:
 
 
 def main(link: Any, settings: dict[str, Any]) -> None:
-    """Serves ``link`` until EOF. ``settings``: tables, data_url, prepared, storage, origin, hosts, allow_private; and
-    log, which ``side_process`` has applied before it calls this."""
+    """Serves ``link`` until EOF. ``settings``: tables, data_url, prepared, log_ahead, storage, origin, hosts,
+    allow_private, internal, ca_file; and log, which ``side_process`` has applied before it calls this."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     _, hard = resource.getrlimit(resource.RLIMIT_DATA)

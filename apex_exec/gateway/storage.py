@@ -7,7 +7,6 @@ record names no key and no value, since what is on record cannot be erased with 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import threading
 import time
 import uuid
@@ -25,6 +24,7 @@ from apex_exec.gateway.failure import ApiFailure
 from apex_exec.gateway.lock_turns import Turns
 from apex_exec.gateway.messages import Call, Written
 from apex_exec.gateway.outbox import Keeper, origins_of
+from apex_exec.gateway.threads import finished
 from apex_exec.storage.entries import COMMON, RECORD_IDS, Full, Place, Waiting
 from apex_exec.wire.values import check_value
 
@@ -115,14 +115,7 @@ class Storage:
 
         future = asyncio.get_running_loop().run_in_executor(self._threads, counting(in_thread))
         try:
-            return await asyncio.shield(future)
-        except asyncio.CancelledError:
-            while not future.done():
-                with contextlib.suppress(asyncio.CancelledError):
-                    await asyncio.wait((future,))
-            if future.exception() is None:
-                return future.result()
-            raise
+            return await finished(future)
         except Full as full:
             raise ApiFailure("storage_full", str(full)) from None
         except Refusal as refusal:

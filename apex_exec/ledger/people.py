@@ -9,6 +9,7 @@ trying every id, and the chain of hashes still holds. The ledger process makes k
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import hmac
 import os
 import re
@@ -26,7 +27,12 @@ SCHEMA = (
     "CREATE TABLE IF NOT EXISTS people (user_id TEXT PRIMARY KEY, key BLOB NOT NULL, pseudonym TEXT NOT NULL UNIQUE, "
     "since_ns INTEGER NOT NULL) WITHOUT ROWID",
     "CREATE TABLE IF NOT EXISTS store (one INTEGER PRIMARY KEY, id TEXT NOT NULL)",
+    "CREATE TABLE IF NOT EXISTS erased (pseudonym TEXT PRIMARY KEY, at_ns INTEGER NOT NULL, plain BLOB, month TEXT) "
+    "WITHOUT ROWID",
 )
+"""``erased`` has the pseudonyms whose keys an erasure has destroyed. ``plain`` is the hash of the id, if the ledger
+holds events of ``month``, or of months before, with the id itself, from before there were pseudonyms: until that month
+is closed, they are billed under the pseudonym, as the events after them are."""
 TABLE = "CREATE TABLE IF NOT EXISTS people (one INTEGER PRIMARY KEY, id TEXT NOT NULL)"
 """In the ledger's own database: the id of the store that its pseudonyms need."""
 KEY_BYTES = 32
@@ -55,6 +61,10 @@ def people_path(database: Path) -> Path:
 def pseudonym_of(user_id: str, key: bytes) -> str:
     """The pseudonym that ``key`` gives to a user's id."""
     return f"p-{hmac.digest(key, user_id.encode(), 'sha256').hex()[:32]}"
+
+
+def _plain_hash(store: str, user_id: str) -> bytes:
+    return hashlib.sha256(f"{store}:{user_id}".encode()).digest()
 
 
 class People:
@@ -174,6 +184,8 @@ class Names:
     def __init__(self, database: Path, *, required: bool = True) -> None:
         self._db: sqlite3.Connection | None = None
         self._names: dict[str, str] = {}
+        self._store = ""
+        self._has_plain = False
         path = people_path(database)
         if not required and not os.access(path, os.R_OK):
             return
@@ -191,21 +203,41 @@ class Names:
         if found != wanted:
             self.close()
             raise LedgerError(f"{path} holds the keys of another ledger's pseudonyms; restore the right one")
+        self._store = found
+        with contextlib.suppress(sqlite3.Error):  # the store is older than the table
+            self._has_plain = self._db.execute("SELECT 1 FROM erased WHERE plain IS NOT NULL").fetchone() is not None
 
     def name(self, user_id: str) -> str:
-        """The user's id behind a pseudonym; whatever else is given, and the pseudonym of somebody who was erased, comes
-        back as it is."""
+        """The user's id behind a pseudonym. The pseudonym of somebody who was erased comes back as it is, and takes the
+        place of the id that events of a month hold which is not closed yet. Whatever else is given comes back as it is.
+        """
         if self._db is None:
             return user_id
         found = self._names.get(user_id)
         if found is None:
-            if PSEUDONYM.fullmatch(user_id) is None:
+            if PSEUDONYM.fullmatch(user_id) is not None:
+                row = self._db.execute("SELECT user_id FROM people WHERE pseudonym = ?", (user_id,)).fetchone()
+            elif self._has_plain and UUID.fullmatch(user_id) is not None:
+                row = self._db.execute("SELECT pseudonym FROM erased WHERE plain = ?",
+                                       (_plain_hash(self._store, user_id),)).fetchone()
+            else:
                 return user_id
-            row = self._db.execute("SELECT user_id FROM people WHERE pseudonym = ?", (user_id,)).fetchone()
             if len(self._names) >= KNOWN_MAX:
                 self._names.clear()
             found = self._names[user_id] = user_id if row is None else str(row[0])
         return found
+
+    def is_accounted_for(self, pseudonym: str) -> bool:
+        """Whether the key of a pseudonym is there, or was destroyed by an erasure. True where that cannot be told."""
+        if self._db is None:
+            return True
+        for table in ("people", "erased"):
+            try:
+                if self._db.execute(f"SELECT 1 FROM {table} WHERE pseudonym = ?", (pseudonym,)).fetchone():
+                    return True
+            except sqlite3.OperationalError:  # the store is older than the table
+                return True
+        return False
 
     def pseudonym(self, user_id: str) -> str:
         """The pseudonym of a user; "" if there is none."""
@@ -241,14 +273,40 @@ def pseudonym_for_erasure(database: Path, user_id: str) -> str:
         people.close()
 
 
-def erase(database: Path, user_id: str) -> bool:
+def erase(database: Path, user_id: str, plain_month: str = "") -> bool:
     """Deletes the user's key, and what is left of it in the write-ahead log; whether there was one. The ledger process
-    notices by itself, within a second. Raises LedgerError."""
+    notices by itself, within a second. ``plain_month`` is the last month with events that hold the id itself, if that
+    month is not closed. Raises LedgerError."""
     path = people_path(database)
     try:
         with contextlib.closing(open_ours(path, busy_seconds=ERASE_BUSY_SECONDS, pragmas=_SECURE)) as db:
-            found = db.execute("DELETE FROM people WHERE user_id = ?", (user_id,)).rowcount > 0
+            for statement in SCHEMA:
+                db.execute(statement)
+            db.execute("BEGIN IMMEDIATE")
+            row = db.execute("SELECT pseudonym, id FROM people, store WHERE user_id = ?", (user_id,)).fetchone()
+            if row is not None:
+                plain = _plain_hash(row[1], user_id) if plain_month else None
+                db.execute("INSERT OR REPLACE INTO erased VALUES (?, ?, ?, ?)",
+                           (row[0], time.time_ns(), plain, plain_month or None))
+                db.execute("DELETE FROM people WHERE user_id = ?", (user_id,))
+            db.execute("COMMIT")
             db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
-            return found
+            return row is not None
+    except (OSError, sqlite3.Error) as error:
+        raise LedgerError(f"the keys of the ledger's pseudonyms, {path}, cannot be written: {error}") from error
+
+
+def forget_plain(database: Path, month: str) -> None:
+    """What ``month``, which is closed, and the months before it were the last to need: the hashes of ids of people who
+    were erased. Raises LedgerError."""
+    path = people_path(database)
+    if not path.is_file():
+        return
+    try:
+        with contextlib.closing(open_ours(path, busy_seconds=ERASE_BUSY_SECONDS, pragmas=_SECURE)) as db:
+            for statement in SCHEMA:
+                db.execute(statement)
+            if db.execute("UPDATE erased SET plain = NULL, month = NULL WHERE month <= ?", (month,)).rowcount:
+                db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
     except (OSError, sqlite3.Error) as error:
         raise LedgerError(f"the keys of the ledger's pseudonyms, {path}, cannot be written: {error}") from error

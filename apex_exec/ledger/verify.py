@@ -13,10 +13,14 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from apex_exec.ledger.checkpoints import ANCHOR, CHECKPOINT, HEAD, SignedHead, load_public_key, read_signed, read_tail
 from apex_exec.ledger.clock_turns import TurnCheck
-from apex_exec.ledger.people import Names, people_path
+from apex_exec.ledger.people import PSEUDONYM, Names, people_path
 from apex_exec.ledger.reading import open_readonly, read_rows
 from apex_exec.ledger.records import GENESIS, LedgerError, chain_hash
 
+_PSEUDONYM = b'"userId":"p-'
+_ERASURE = b'"action":"audit.erase"'
+SEEN_MAX = 100_000
+"""Pseudonyms that are remembered as looked up, about ten megabytes."""
 TELL_EVERY = 4096
 """How many events are checked between two reports of progress: a power of two."""
 
@@ -61,9 +65,13 @@ def verify(database: Path, state_dir: Path, noted_head: tuple[int, bytes] | None
         recorded |= {seq: (name, digest) for name, (seq, digest) in elsewhere.items() if seq not in recorded}
         other = next((Finding("head", seq, f"{name} and {recorded[seq][0]} recorded different events")
                       for name, (seq, digest) in elsewhere.items() if recorded[seq][1] != digest), None)
-        found = _walk(database, check, head, noted_head, key, recorded, walked)
-        if found.finding is None and (why := _keys_missing(database)):
-            return msgspec.structs.replace(found, finding=Finding("keys", 0, why))
+        keys = _Keys(database)
+        try:
+            found = _walk(database, check, head, noted_head, key, recorded, keys.look, walked)
+        finally:
+            keys.close()
+        if found.finding is None and (missing := keys.finding()) is not None:
+            return msgspec.structs.replace(found, finding=missing)
         if found.finding is None and other is not None:
             return msgspec.structs.replace(found, finding=other)
         if found.finding is None or found.finding.kind != "missing":
@@ -76,21 +84,60 @@ def verify(database: Path, state_dir: Path, noted_head: tuple[int, bytes] | None
             return found
 
 
-def _keys_missing(database: Path) -> str:
-    """Why nobody can resolve the pseudonyms in this ledger; "" if somebody can, who may read the keys."""
-    path = people_path(database)
-    if path.exists() and not os.access(path, os.R_OK):
-        return ""
-    try:
-        Names(database).close()
-    except LedgerError as error:
-        return str(error)
-    return ""
+class _Keys:
+    """Whether the keys of the pseudonyms are there, as far as this process may read them."""
+
+    def __init__(self, database: Path) -> None:
+        self._names: Names | None = None
+        self._seen: set[bytes] = set()
+        self._lost: dict[bytes, int] = {}
+        self.trouble = ""
+        """Why nobody can resolve the pseudonyms in this ledger; "" if somebody can."""
+        path = people_path(database)
+        if path.exists() and not os.access(path, os.R_OK):
+            return
+        try:
+            self._names = Names(database)
+        except LedgerError as error:
+            self.trouble = str(error)
+
+    def look(self, seq: int, body: bytes) -> None:
+        """Takes one event. An erasure's own event comes after all those of its person."""
+        at = body.find(_PSEUDONYM)
+        if at >= 0:
+            pseudonym = body[at + len(_PSEUDONYM) - 2 : at + len(_PSEUDONYM) + 32]
+            if pseudonym not in self._seen:
+                if len(self._seen) >= SEEN_MAX:
+                    self._seen.clear()
+                self._seen.add(pseudonym)
+                name = pseudonym.decode("ascii", "replace")
+                if (self._names is not None and PSEUDONYM.fullmatch(name) is not None
+                        and not self._names.is_accounted_for(name)):
+                    self._lost.setdefault(pseudonym, seq)
+        if self._lost and _ERASURE in body:
+            for pseudonym in [one for one in self._lost if one in body]:
+                del self._lost[pseudonym]
+
+    def finding(self) -> Finding | None:
+        """What is wrong with the keys."""
+        if self.trouble:
+            return Finding("keys", 0, self.trouble)
+        if not self._lost:
+            return None
+        pseudonym, seq = next(iter(self._lost.items()))
+        more = f" (and {len(self._lost) - 1} more)" if len(self._lost) > 1 else ""
+        return Finding("keys", seq, f"the key of {pseudonym.decode()}{more} is gone, and no erasure has destroyed it: "
+                                    "somebody has deleted it by hand")
+
+    def close(self) -> None:
+        """Closes the store."""
+        if self._names is not None:
+            self._names.close()
 
 
 def _walk(database: Path, check: SignedHead | None, head: SignedHead | None, noted: tuple[int, bytes] | None,
-          key: Ed25519PublicKey, anchors: dict[int, tuple[str, bytes]], walked: Callable[[int], None] | None
-          ) -> Verified:
+          key: Ed25519PublicKey, anchors: dict[int, tuple[str, bytes]], look: Callable[[int, bytes], None],
+          walked: Callable[[int], None] | None) -> Verified:
     first = seq = check.seq if check else 0
     prev = check.hash if check else GENESIS
     known = {head.seq: ("the signed head", head.hash)} if head is not None else {}
@@ -123,6 +170,7 @@ def _walk(database: Path, check: SignedHead | None, head: SignedHead | None, not
                     return wrong("edited", number, f"time runs back at event {number}, but the list of such places "
                                                    "lacks it: readers by time would miss events")
                 seq, prev = number, digest
+                look(seq, body)
                 if walked is not None and seq & (TELL_EVERY - 1) == 0:
                     walked(seq - first)
                 if seq in known and known[seq][1] != digest:

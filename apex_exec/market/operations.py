@@ -380,6 +380,7 @@ class Operations:
 
         done = self.shop.change(work)
         running.context.at_point("month-closed")
+        self.shop.forget_plain_names(month)
         running.context.audit("daemon", "billing.close.committed", {
             "operation": running.id, "month": month, "askedBy": running.context.uid,
             **({"without": left, "reason": running.args.reason} if isinstance(running.args, Close) and left else {})})

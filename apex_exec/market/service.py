@@ -15,6 +15,7 @@ import sqlalchemy as sa
 from apex_exec.errors import Code, Refusal
 from apex_exec.market import people
 from apex_exec.market.arguments import OPERATIONS
+from apex_exec.market.money import invoices
 from apex_exec.market.operations import Operations
 from apex_exec.market.review import submissions as subs
 from apex_exec.market.review.checks import Lines, Scanned
@@ -143,6 +144,16 @@ def erase(context: Context, user_id: str, pseudonym: str) -> int:
     forget_old_pages(service.shop.engine)
     service.entitlements.due_ns = 0
     return count
+
+
+def month_is_closed(context: Context, month: str) -> bool:
+    """Whether a month (YYYY-MM) is closed; True if there is none. Raises Refusal."""
+    return not month or bool(service_of(context).shop.read(lambda db: invoices.month_is_closed(db, month)))
+
+
+def forget_usage(context: Context) -> None:
+    """Has the usage of open months counted anew: somebody has another name now."""
+    service_of(context).shop.forget_usage()
 
 
 def begin(context: Context) -> str:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import functools
 import threading
 from typing import Any
 
 import msgspec
+import sqlalchemy as sa
 
 from apex_exec.common.names import UUID
 from apex_exec.common.sqlite import path_of
 from apex_exec.errors import Code, Refusal
+from apex_exec.registry import store as registry
+from apex_exec.registry.bundles.manifest import Manifest
 from apex_exec.registry.context import Context
 from apex_exec.registry.operations import Handler
 from apex_exec.storage.arguments import EraseArgs, ExportArgs
@@ -56,13 +60,47 @@ class KeptByPlugins:
         return {"user": user, "erased": count, "plugins": plugins}
 
     def with_removal(self, remove: Handler) -> Handler:
-        """``remove``, a plugin's removal, which then also ends what it kept: another plugin may get its id."""
+        """``remove``, a plugin's removal, which then also ends what it kept: another plugin may get its id. A note in
+        the storage says so first; ``settle`` finds it if this process is killed in between."""
         def removed(context: Context, args: Any) -> Any:
             store = self.store(context)  # first: if it cannot be opened, the plugin stays, and what it kept with it
-            done = remove(context, args)
-            return {**done, "keptEntries": store.forget_plugin(args.id) if store is not None else 0}
+            if store is None:
+                return {**remove(context, args), "keptEntries": 0}
+            with context.lock:  # `settle` takes no note back whose removal is under way
+                if made := context.store.transact(lambda db: _versions_made(db, args.id)):
+                    store.begin_end(args.id, max(made))
+                    context.at_point("removal-noted")
+                try:
+                    done = remove(context, args)
+                except Refusal:
+                    self.settle(context)
+                    raise
+                return {**done, "keptEntries": store.forget_plugin(args.id)}
 
         return removed
+
+    def settle(self, context: Context) -> None:
+        """Finishes removals that were begun: what a plugin kept goes unless the plugin is still there, as itself and
+        not as another one that has got its id. Raises Refusal."""
+        store = self.store(context)
+        if store is None:
+            return
+        with context.lock:
+            for plugin, version_ns in store.ending().items():
+                if version_ns in context.store.transact(functools.partial(_versions_made, plugin=plugin)):
+                    store.take_back_end(plugin)
+                else:
+                    store.forget_plugin(plugin)
+
+    def gate(self, context: Context, _manifest: Manifest, _user: str) -> None:
+        """A plugin is not enabled before it is known that nothing is left of another one with its id. Raises Refusal.
+        """
+        self.settle(context)
+
+
+def _versions_made(db: sa.Connection, plugin: str) -> set[int]:
+    """When each version of a plugin was made; nothing if it is not registered."""
+    return {version.created_ns for version in registry.list_versions(db, plugin)}
 
 
 def checked_user(user: str) -> str:

@@ -14,7 +14,7 @@ import sqlalchemy as sa
 
 from apex_exec.registry.database import forget_old_pages, open_database, transact
 from apex_exec.storage.entries import COMMON, Full, Place, Waiting
-from apex_exec.storage.tables import SCHEMA, STORE, entries, outbox, totals, used
+from apex_exec.storage.tables import SCHEMA, STORE, ended, entries, outbox, totals, used
 
 T = TypeVar("T")
 
@@ -164,11 +164,29 @@ class Store:
         forget_old_pages(self._engine)
         return count, plugins
 
+    def begin_end(self, plugin: str, version_ns: int) -> None:
+        """Notes that the plugin, which has a version that was made at ``version_ns``, is about to be removed."""
+        def work(db: sa.Connection) -> None:
+            db.execute(sa.delete(ended).where(ended.c.plugin == plugin))
+            db.execute(sa.insert(ended).values(plugin=plugin, version_ns=version_ns))
+
+        self._transact(work, 0)
+
+    def take_back_end(self, plugin: str) -> None:
+        """The plugin was not removed."""
+        self._transact(lambda db: db.execute(sa.delete(ended).where(ended.c.plugin == plugin)), 0)
+
+    def ending(self) -> dict[str, int]:
+        """The plugins whose removal has begun, and when a version of each was made."""
+        query = sa.select(ended.c.plugin, ended.c.version_ns)
+        return {str(plugin): int(version_ns) for plugin, version_ns in self._transact(
+            lambda db: db.execute(query).all(), 0, reads=True)}
+
     def forget_plugin(self, plugin: str) -> int:
         """Deletes all that a plugin keeps, because it was removed: another one may get its id. How many entries."""
         def work(db: sa.Connection) -> int:
             count = db.execute(sa.delete(entries).where(entries.c.plugin == plugin)).rowcount
-            for table in (used, totals):
+            for table in (used, totals, ended):
                 db.execute(sa.delete(table).where(table.c.plugin == plugin))
             return count
 

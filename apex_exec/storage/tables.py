@@ -11,7 +11,7 @@ import sqlalchemy as sa
 
 from apex_exec.registry.database import Schema
 
-SCHEMA = Schema("storage", Path(__file__).parent / "revisions", revision="0001", version=1)
+SCHEMA = Schema("storage", Path(__file__).parent / "revisions", revision="0002", version=1)
 STORE = SCHEMA.name
 
 metadata = sa.MetaData()
@@ -44,4 +44,10 @@ outbox = sa.Table(  # audit records of writes, until the ledger has them
     sa.Column("id", sa.String(64), primary_key=True),
     sa.Column("origin", sa.String(400), nullable=False, index=True),
     sa.Column("record", sa.Text, nullable=False),
+)
+
+ended = sa.Table(  # plugins whose removal has begun, until what they kept is gone
+    "storage_ended", metadata,
+    sa.Column("plugin", sa.String(50), primary_key=True),
+    sa.Column("version_ns", sa.BigInteger, nullable=False),  # when a version of it was made: the next one has others
 )

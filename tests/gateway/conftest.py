@@ -119,6 +119,7 @@ class Data:
             for reader in self.backend._readers:  # opened anew: they know what is a view
                 reader.database.close()
             self.backend._readers.clear()
+            self.backend._here = None
 
     def close(self) -> None:
         self.run(self.backend.close())

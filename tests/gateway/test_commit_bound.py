@@ -116,12 +116,15 @@ def test_a_rollback_that_is_not_answered_costs_neither_the_call_its_answer_nor_t
     data = postgres_data(postgres, "rollbacks")
     way = DeafAfter(tmp_path, postgres.folder, b"ROLLBACK")
     backend = under_test.Postgres(f"postgresql+psycopg://plugins@/rollbacks?host={tmp_path}", read_tables(TABLES), "t")
-    compiled = data.compiler.compile("SELECT 1 AS n", NAMED)
+    backend._has_outbox = True
+    write = compile_write(Insert("notes", {"id": 1, "text": "B has this id"}), data.tables, NAMED, A)
     try:
+        data.write(Insert("notes", {"id": 900, "text": "the outbox is there"}))
         for _ in range(under_test.CONNECTIONS_MAX + 2):
             begun = time.monotonic()
-            answer = data.run(backend.query(compiled, [], A, time.monotonic_ns() + 2 * SECONDS))
-            assert answer == (b"\x91\x81\xa1n\x01", 1)
+            with pytest.raises(ApiFailure) as failed:
+                data.run(backend.write(write, Outbox.record(write, A, "p"), A, time.monotonic_ns() + 2 * SECONDS))
+            assert failed.value.code == "constraint"
             assert time.monotonic() - begun < BOUND_SECONDS + 1.5
     finally:
         way.close()

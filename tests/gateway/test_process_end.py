@@ -22,8 +22,8 @@ async def never(self):
 process.Router.close = never
 link = socket.socket(fileno=int(sys.argv[1]))
 storage = {"url": "sqlite:////nowhere/s.db", "user_bytes": 1, "plugin_bytes": 1}
-process.main(link, {"tables": {}, "data_url": "", "prepared": False, "storage": storage, "origin": "o", "hosts": [],
-                    "allow_private": False, "internal": {}, "ca_file": "", "log": {}})
+process.main(link, {"tables": {}, "data_url": "", "prepared": False, "log_ahead": False, "storage": storage,
+                    "origin": "o", "hosts": [], "allow_private": False, "internal": {}, "ca_file": "", "log": {}})
 """
 NOTHING_HANGS = HANGS.replace("process.Router.close = never", "")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sqlite3
 import time
@@ -100,6 +101,42 @@ def test_an_erased_person_is_found_by_no_key_and_the_chain_still_holds(store: Au
     assert anew != was and users_of(store.database) == [was, B, A], "who calls again is another person to the ledger"
     store.write_head()
     assert verify(store.database, tmp_path).finding is None
+
+
+def test_a_key_that_was_deleted_by_hand_is_found_and_one_that_an_erasure_destroyed_is_not(
+        store: AuditStore, tmp_path: Path) -> None:
+    store.append_lines([execution(A), execution(B)], {}, 1)
+    store.write_head()
+    assert people.erase(store.database, A)
+    assert verify(store.database, tmp_path).finding is None
+    with contextlib.closing(sqlite3.connect(people_path(store.database), isolation_level=None)) as keys:
+        keys.execute("DELETE FROM people")
+        found = verify(store.database, tmp_path).finding
+        assert found is not None and (found.kind, found.seq) == ("keys", 2) and "by hand" in found.message
+        keys.execute("DELETE FROM erased")  # as of an erasure by an earlier release, whose event names the pseudonym
+    was, other = (PSEUDONYM.findall(body)[0] for body in bodies(store))
+    for pseudonym, lost in ((was, other), (other, "")):
+        store.append([record("uid:0", {"pseudonym": pseudonym}, "admin.action", "audit.erase")])
+        store.write_head()
+        found = verify(store.database, tmp_path).finding
+        assert (found is None) == (not lost) and (found is None or lost in found.message)
+
+
+def test_events_with_the_id_itself_have_the_pseudonym_of_the_erased_until_their_month_is_closed(
+        store: AuditStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patched:
+        patched.setattr(people.People, "veil", lambda _self, _lines: None)
+        store.append_lines([execution(A), execution(B)], {}, 1)  # before there were pseudonyms
+    store.append_lines([execution(A)], {}, 2)
+    was = PSEUDONYM.findall(bodies(store)[2])[0]
+    assert people.erase(store.database, A, "2026-11")
+    assert users_of(store.database) == [was, B, was], "a bill of the month has two persons"
+    people.forget_plain(store.database, "2026-10")
+    assert users_of(store.database) == [was, B, was]
+    people.forget_plain(store.database, "2026-11")
+    assert users_of(store.database) == [A, B, was]
+    with contextlib.closing(sqlite3.connect(people_path(store.database))) as keys:
+        assert keys.execute("SELECT pseudonym, plain, month FROM erased").fetchall() == [(was, None, None)]
 
 
 def test_a_ledger_that_cannot_have_keys_records_nothing(store: AuditStore, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import platform
 import tempfile
@@ -207,3 +208,30 @@ def test_what_a_removed_plugin_kept_is_gone_when_its_id_is_used_again(tmp_path: 
             assert run(["get", "a"], ["get", "a", {"common": True}]) == [before, before]
             assert run(["set", "a", 1], ["set", "a", 2, {"common": True}], ["get", "a"]) == [None, None, 1]
             assert daemon.operate("plugin.remove", id="comes-again")["keptEntries"] == 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stays", [False, True], ids=["after its removal is committed", "before it is"])
+def test_a_removal_that_is_cut_short_leaves_nothing_to_the_next_plugin_of_that_id(tmp_path: Path, stays: bool) -> None:
+    """The registrar is killed between the two stores that a removal changes."""
+    folder = write_plugin(tmp_path / "bundles", "comes-again", PYTHON, permissions=("data:read", "data:write"))
+    with Daemon(tmp_path / "d", None, {"sandbox.min_level": "L0", "limits.timeout_ms": 60_000}) as daemon:
+        def run(*steps: Any) -> list[Any]:
+            payload = {"action": "x", "context": {"steps": list(steps)}}
+            return list(daemon.client.invoke("comes-again", "onActionExecute", A, payload, 60_000)["result"]["result"])
+
+        daemon.operate("plugin.install", path=str(folder))
+        daemon.operate("plugin.enable", id="comes-again")
+        assert run(["set", "a", 1], ["get", "a"]) == [None, 1]
+        daemon.stop()
+        daemon.env["APEXEXEC_TEST_CRASH_AT"] = "removal-noted" if stays else "row-committed"
+        daemon.start()
+        with contextlib.suppress(AssertionError, CallError):
+            daemon.operate("plugin.remove", id="comes-again")
+        daemon.stop()
+        del daemon.env["APEXEXEC_TEST_CRASH_AT"]
+        daemon.start()
+        if not stays:
+            daemon.operate("plugin.install", path=str(folder))
+            daemon.operate("plugin.enable", id="comes-again")
+        assert run(["get", "a"]) == [1 if stays else None]

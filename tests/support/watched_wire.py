@@ -25,6 +25,8 @@ class WatchedWire:
         self._server = server / ".s.PGSQL.5432"
         self.folder = Path(tempfile.mkdtemp(prefix="apxww"))
         """Where clients connect to."""
+        self.requests = 0
+        """What was sent up to where the server answers: round trips, if nothing more is sent before the answer."""
         self.transactions = 0
         """How many requests left no transaction open: there a pooler takes the server's connection away."""
         self.names: set[bytes] = set()
@@ -59,6 +61,7 @@ class WatchedWire:
                 def asked(kind: bytes, body: bytes, unanswered: list[int] = unanswered) -> None:
                     if kind in (b"S", b"Q"):
                         unanswered[0] += 1
+                        self.requests += 1
                         self.unanswered_max = max(self.unanswered_max, unanswered[0])
                     elif kind == b"P" and body[:1] != b"\0":
                         self.names.add(body.partition(b"\0")[0])

@@ -61,8 +61,9 @@ class Erasure:
                               ended)
                 forget_old_pages(context.store.engine)
                 rows += market.erase(context, user, pseudonym)
-            plain = _plain_events(database, user)
-            people.erase(database, user)
+            plain, month = _plain_events(database, user)
+            people.erase(database, user, "" if market.month_is_closed(context, month) else month)
+            market.forget_usage(context)  # a bill that was computed meanwhile has the id
         except LedgerError as error:
             raise Refusal("ledger_unusable", str(error), hint="see that the disk has room, and try again") from None
         return {"pseudonym": pseudonym, "keptEntries": kept["erased"], "endedEnablements": len(ended), "rows": rows,
@@ -92,14 +93,18 @@ def _end_enablements(context: Context, user: str) -> list[str]:
     return ended
 
 
-def _plain_events(database: Any, user: str) -> int:
-    """How many events of before there were pseudonyms hold the id itself: they stay until their retention ends."""
+def _plain_events(database: Any, user: str) -> tuple[int, str]:
+    """How many events of before there were pseudonyms hold the id itself: they stay until their retention ends. And the
+    month of the last of them ("" if there is none)."""
     with contextlib.suppress(LedgerError), contextlib.closing(open_readonly(database)) as db:
         try:
-            return int(db.execute("SELECT count(*) FROM events WHERE instr(body, ?)", (user,)).fetchone()[0])
+            count, moment = db.execute(
+                "SELECT count(*), max(json_extract(CAST(body AS TEXT), '$.timestamp')) FROM events "
+                "WHERE instr(CAST(body AS TEXT), ?)", (user,)).fetchone()
+            return int(count), str(moment or "")[:7]
         except sqlite3.Error as error:
             raise LedgerError(f"{database} cannot be read: {error}") from error
-    return 0
+    return 0, ""
 
 
 def everything_about(settings: Settings, user: str) -> Iterator[dict[str, Any]]:

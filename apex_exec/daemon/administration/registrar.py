@@ -334,7 +334,9 @@ class Registrar:
             self._sharing.follow(lambda: self._context, self._audit)
         shipping = Shipping(lambda: self._context, self._link.send, self._audit)
         threading.Thread(target=shipping.run, name="registrar-ships", daemon=True).start()
+        settled = False
         while True:
+            settled = settled or self._settle(self._context)
             time.sleep(EXPIRY_CHECK_SECONDS)
             if self._sharing is not None and self._sharing.away:
                 continue  # what ends by itself meanwhile, ``Sharing`` ends
@@ -361,6 +363,15 @@ class Registrar:
         if self._sharing is not None and self._sharing.stands_in(message):
             return
         self._link.send(messages.Health(f"the registry cannot be opened: {message}"[:300]))
+
+    def _settle(self, context: Context) -> bool:
+        """Ends what plugins kept whose removal was cut short; whether that could be done."""
+        try:
+            self._kept.settle(context)
+        except Refusal as error:  # until it can, no plugin is enabled: see its gate
+            log.warning("what removed plugins kept cannot be looked at; it is tried again: %s", error.message)
+            return False
+        return True
 
     def _note_head(self, context: Context, *, end: bool = False) -> None:
         try:
@@ -422,7 +433,7 @@ class Registrar:
             settled_ns=lambda: self._settled.sample(self._now_ns(), time.monotonic_ns()), market_check=market.check,
             measure=lambda name, labels, value: self._link.send(messages.Metric(name, labels, value)),
             scan=self._scan, at_point=crash_at, folder_plugins=_folder_ids(settings.plugins_dir), uid=os.geteuid(),
-            gates=(market.gate,), audit=self._audit, lock=self._lock)
+            gates=(self._kept.gate, market.gate), audit=self._audit, lock=self._lock)
 
     def _tell_settings(self, context: Context) -> None:
         """All that is set for plugins, in place of all that was sent before. Under the lock."""

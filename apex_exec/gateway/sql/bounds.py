@@ -131,10 +131,15 @@ def length(value: Any) -> int:
     return 2 * len(value) + 2 if isinstance(value, bytes) else 40
 
 
+def work_with(work: Sum, params: list[Any]) -> int:
+    """The most that a row may cost with these parameters; those that are missing count as empty."""
+    return work.get(0, 0) + sum(count * length(params[number - 1]) for number, count in work.items()
+                                if number and number <= len(params))
+
+
 def check_work(work: Sum, params: list[Any]) -> None:
     """Raises ApiFailure if a row may cost more than WORK_BYTES_MAX. Without ``params`` they count as empty."""
-    total = work.get(0, 0) + sum(count * length(params[number - 1]) for number, count in work.items()
-                                 if number and number <= len(params))
+    total = work_with(work, params)
     if total > WORK_BYTES_MAX:
         raise ApiFailure("too_large" if params else "sql_forbidden", (
             f"one row of this query may come to {total // 1024 // 1024:,} MiB of texts and numbers; "

@@ -14,7 +14,7 @@ from msgspec import Struct
 from apex_exec.gateway.failure import ApiFailure
 from apex_exec.gateway.sql import expressions, functions, inside  # noqa: F401 - they register their rules
 from apex_exec.gateway.sql.allowed import FORMAT_CHARACTERS_MAX
-from apex_exec.gateway.sql.bounds import Sum, check_likes, check_work
+from apex_exec.gateway.sql.bounds import Sum, check_likes, check_work, work_with
 from apex_exec.gateway.sql.dialect import parse
 from apex_exec.gateway.sql.growth import Growth
 from apex_exec.gateway.sql.kinds import Declared, declared
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from apex_exec.gateway.sql.parser import Parser
 
 TEXT_BYTES_MAX = 16 * 1024
+LIGHT_BYTES_MAX = 2 * 1024 * 1024
+"""The most work of one row of a statement that may run where others wait for it: about a millisecond."""
 CACHE_ENTRIES_MAX = 1000
 CACHE_BYTES_MAX = 16 * 1024 * 1024
 ENTRY_BYTES = 2000
@@ -77,6 +79,12 @@ class Compiled(Struct):
     """Whether it fails with ``column_not_allowed`` if one of its tables has become a view: see ``inside``."""
     passing: bool = False
     """Whether the types of its columns could not be read now: the text is compiled anew the next time."""
+    slow_until_ns: int = 0
+    """Until when (CLOCK_MONOTONIC) it is not tried where others wait for it, since it has taken long there."""
+
+    def is_light(self, values: list[Any], now_ns: int) -> bool:
+        """Whether it may run where others wait for it, if its time is bounded: no single row takes long."""
+        return now_ns >= self.slow_until_ns and not self.likes and work_with(self.work, values) <= LIGHT_BYTES_MAX
 
     def values(self, params: list[Any], user_id: str) -> list[Any]:
         """The values of $1, $2, …. Raises ApiFailure if the plugin passed too few or too many."""
@@ -147,6 +155,11 @@ class Compiler:
             found = self.compile_anew(text, named, self._shapes)
             self._remember(key, found)
         return _given(found)
+
+    def known(self, text: str, named: tuple[str, ...]) -> Compiled | None:
+        """What ``text`` was compiled to; None if it would have to be compiled now, or cannot be. Raises ApiFailure."""
+        found = self._known(self._key(text, named))
+        return None if isinstance(found, ApiFailure) else found
 
     async def compile_by(self, parser: Parser, plugin: str, share: float, text: str,
                          named: tuple[str, ...]) -> Compiled:

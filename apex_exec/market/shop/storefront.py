@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -23,6 +24,7 @@ from apex_exec.config import Settings
 from apex_exec.errors import Code, Refusal
 from apex_exec.ledger.audit import database_path
 from apex_exec.ledger.checkpoints import HEAD
+from apex_exec.ledger.people import forget_plain
 from apex_exec.ledger.reading import Event, Filter, hash_at, last_seqs, read_events, seqs_of
 from apex_exec.ledger.records import LedgerError
 from apex_exec.ledger.verify import verify
@@ -61,6 +63,8 @@ class Metered(NamedTuple):
     seq: int = 0
     hash: bytes = b""
     usage: dict[Key, Usage] = {}
+
+log = logging.getLogger(__name__)
 
 
 class Shop:
@@ -313,6 +317,14 @@ class Shop:
         """Has every month read anew: a user's events have another name now."""
         with self._metering:
             self._metered.clear()
+
+    def forget_plain_names(self, month: str) -> None:
+        """No bill of an open month needs the ids any longer that events of ``month`` and before may hold: it is closed.
+        Whatever goes wrong is tried again when the next month is closed."""
+        try:
+            forget_plain(self._ledger(), month)
+        except LedgerError as error:
+            log.warning("%s", error)
 
     def check_ledger(self, progress: Progress | None = None) -> None:
         """Raises Refusal("ledger_damaged") if the ledger was changed after it was written: nothing is billed from it.

@@ -1,0 +1,156 @@
+"""More workloads of ``python -m benchmarks ab``: point queries, and writes with a database for each side."""
+
+from __future__ import annotations
+
+import itertools
+import shutil
+import sqlite3
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any
+
+from msgspec import Struct, field
+
+from apex_exec.testing.postgres import Postgres, missing
+from benchmarks.bench_gateway import PERMISSIONS, PLUGIN
+from benchmarks.daemon import USER, Host, write_bundle
+from benchmarks.lab import Lab
+
+CALLS = 300
+WARM_SECONDS = 60
+OTHERS = 1000
+"""The rows of other users."""
+TABLES = {"notes": {"owner": "user_id", "columns": ["id", "created", "text"]}}
+WRITABLE = {"notes": {**TABLES["notes"], "write": True}}
+SCHEMA = ["CREATE TABLE notes (id bigint PRIMARY KEY, user_id text NOT NULL, created bigint NOT NULL DEFAULT 0, "
+          "text text)", "CREATE INDEX notes_latest ON notes (user_id, created)"]
+BY_KEY = {"sql": "SELECT id, text FROM notes WHERE id = $1", "params": [7]}
+PLUGINS = [f"caller{number}" for number in range(8)]
+DEADLINE_MS = 10_000
+
+
+class Case(Struct):
+    """One question, asked by ``count`` API calls of each invocation, with ``in_flight`` invocations at once, of the
+    first ``plugins`` plugins in turn. ``run`` returns how long each API call took, in µs."""
+
+    name: str
+    api: str
+    arguments: dict[str, Any]
+    in_flight: int = 1
+    count: int = 1
+    plugins: int = 1
+    numbers: Any = field(default_factory=lambda: itertools.count(10_000_000, 1000))
+    """Where the keys of each invocation's rows begin."""
+
+    def _asked(self) -> dict[str, Any]:
+        asked = {"api": self.api, "args": self.arguments, "count": self.count}
+        return {**asked, "first": next(self.numbers)} if self.api == "insert" else asked
+
+    def warm(self, host: Host) -> None:
+        """Asks until it is answered: the process that compiles SQL takes seconds to start on a busy machine."""
+        until = time.monotonic() + WARM_SECONDS
+        for plugin in PLUGINS[: self.plugins]:
+            while (reply := host.invoke(plugin, self._asked()))["type"] == "error":
+                if time.monotonic() > until:
+                    raise SystemExit(f"no call is answered: {reply}")
+
+    def run(self, host: Host, calls: int) -> list[float]:
+        """Raises SystemExit if a call fails."""
+        took: list[float] = []
+        asked = itertools.cycle(PLUGINS[: self.plugins])
+        contexts = ((next(asked), self._asked()) for _ in range(-(-calls // self.count)))
+        for reply in host.answers(contexts, self.in_flight, DEADLINE_MS):
+            if reply["type"] == "error":
+                raise SystemExit(f"a call failed: {reply}")
+            took += [ns / 1000 for ns in reply["result"]["result"]]
+        return took
+
+
+class Workload(Struct):
+    """A database that is filled, and what is asked of it. ``urls`` are those of each side, if both write."""
+
+    plugins: Path
+    config: dict[str, Any]
+    cases: list[Case]
+    urls: dict[str, str] = {}
+
+
+POINTS = [Case("1 in flight", "query", BY_KEY, count=10), Case("64 in flight", "query", BY_KEY, in_flight=64)]
+INSERTS = [Case("one plugin", "insert", {}, count=10),
+           Case("eight plugins, 32 in flight", "insert", {}, in_flight=32, count=5, plugins=8)]
+WORKLOADS: dict[str, tuple[str, int, list[Case]]] = {
+    **{f"{database}, point query": (database, 100, POINTS) for database in ("SQLite", "PostgreSQL")},
+    "SQLite, writes": ("SQLite", 100, INSERTS), "SQLite, writes, log": ("SQLite", 100, INSERTS),
+    "PostgreSQL, writes": ("PostgreSQL", 100, INSERTS)}
+"""Each workload's database, the rows of the user in it, and what is asked. With "log", a commit that can do so has
+SQLite keep a write-ahead log (``data.write_ahead_log``)."""
+NAMES = list(WORKLOADS)
+
+
+@contextmanager
+def prepared(lab: Lab, name: str) -> Iterator[Workload | None]:
+    """The workload ``name``; None if it cannot run here, which a note says."""
+    database, rows, cases = WORKLOADS[name]
+    writes = cases is INSERTS
+    with tempfile.TemporaryDirectory(prefix="apxw") as folder:
+        plugins = Path(folder) / "plugins"
+        for plugin in PLUGINS[: max(case.plugins for case in cases)]:
+            write_bundle(plugins, plugin, PLUGIN.format(id=plugin, permissions=PERMISSIONS), permissions=PERMISSIONS,
+                         data={"tables": ["notes"]})
+        config: dict[str, Any] = {"data.tables": WRITABLE if writes else TABLES, "limits.cpu_percent": 100,
+                                  "limits.api_calls_per_second": 1_000_000, "limits.timeout_ms": DEADLINE_MS}
+        if name.endswith(", log"):
+            config["data.write_ahead_log"] = True
+        if database == "SQLite":
+            path = Path(folder) / "data.db"
+            with closing(sqlite3.connect(path)) as made:
+                insert = "INSERT INTO notes VALUES (?, ?, ?, ?)"
+                _fill(made.execute, rows, lambda: made.executemany(insert, _rows(rows)))
+                made.commit()
+            urls = {label: f"sqlite:///{shutil.copy(path, Path(folder) / f'{label}.db')}" for label in ("old", "new")}
+            yield Workload(plugins, config, cases, urls)
+        elif why := missing():
+            lab.note(f"{name} is left out: {why}")
+            yield None
+        else:
+            with _server(rows) as url:
+                yield Workload(plugins, {**config, "data.url": url}, cases)
+
+
+def _rows(rows: int) -> Iterator[tuple[int, str, int, str]]:
+    for number in range(rows + OTHERS):
+        yield number, USER if number < rows else "another", number * 7919 % 1_000_003, f"text {number}"
+
+
+def _fill(execute: Callable[[str], Any], rows: int, insert: Callable[[], Any]) -> None:
+    for statement in SCHEMA:
+        execute(statement)
+    insert()
+    execute("ANALYZE")
+
+
+@contextmanager
+def _server(rows: int) -> Iterator[str]:
+    import psycopg
+
+    with tempfile.TemporaryDirectory(prefix="apxpg") as name:
+        server = Postgres(Path(name))
+        try:
+            url = server.url("ab", user="plugins")
+            server.execute("CREATE ROLE plugins LOGIN")
+
+            def insert() -> None:
+                with (psycopg.connect(f"host={name} dbname=ab user=postgres", autocommit=True) as connection,
+                      connection.cursor().copy("COPY notes FROM STDIN") as copy):
+                    for row in _rows(rows):
+                        copy.write_row(row)
+
+            _fill(lambda text: server.execute(text, database="ab"), rows, insert)
+            server.execute("GRANT SELECT, INSERT, UPDATE, DELETE ON notes TO plugins",
+                           "GRANT CREATE ON SCHEMA public TO plugins", database="ab")
+            yield url
+        finally:
+            server.stop()
