@@ -228,7 +228,7 @@ class Names:
         return found
 
     def is_accounted_for(self, pseudonym: str) -> bool:
-        """Whether the key of a pseudonym is there, or was destroyed by an erasure. True where that cannot be told."""
+        """Whether the key of a pseudonym is there, or was destroyed by an erasure. True if nothing shows which."""
         if self._db is None:
             return True
         for table in ("people", "erased"):

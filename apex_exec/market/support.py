@@ -18,7 +18,7 @@ from apex_exec.market.store import answers, as_struct, tickets
 
 RESPONSE_NS = 24 * 3600 * 1_000_000_000
 NEAR_NS = 4 * 3600 * 1_000_000_000
-"""A breach that is less than this away is near: whoever answers has half a working day left."""
+"""A breach that is less than this away is near: half a working day is left for an answer."""
 ANSWER_CHARS_MAX = 4000
 ANSWERS_MAX = 200
 PAGE_MAX = 200

@@ -64,7 +64,7 @@ class Site:
 
     def together(self, *requests: Request, seconds: float = 30, stop: int = 0, after: float = 0.0) -> list[Any]:
         """What becomes of the requests, of one plugin each, that come while the first one is being written. Request
-        ``stop`` is cancelled ``after`` so many seconds."""
+        ``stop`` is cancelled ``after`` seconds."""
         async def play() -> list[Any]:
             first = asyncio.ensure_future(self.write(Insert("notes", {"id": 100, "text": "first"})))
             await asyncio.sleep(0)  # it has begun, alone

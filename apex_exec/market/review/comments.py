@@ -1,4 +1,4 @@
-"""What reviewers say to an author about a line of a submission: kept with it, and shown to whoever sees the submission.
+"""What reviewers say to an author about a line of a submission: kept with it, and shown to everybody who sees it.
 
 Every function takes an open transaction. A comment is never changed: what was said stays part of the review.
 """

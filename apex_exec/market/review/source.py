@@ -119,7 +119,7 @@ def _named(before: Submission | None, old: Bundle | None) -> dict[str, Any] | No
 
 
 def _text(prefix: str, body: bytes | None) -> dict[str, Any]:
-    """The text of one side, "" if it has none; ``binary`` if it is no text, ``cut`` if it is longer than we show."""
+    """The text of one side, "" if it has none; ``binary`` if it is not text, ``cut`` if it is longer than we show."""
     def name(word: str) -> str:
         return prefix + word.capitalize() if prefix else word
 

@@ -34,7 +34,7 @@ class Bounds:
 
     @classmethod
     def fit(cls, files: int, size: int) -> bool:
-        """Whether a bundle of so many files and bytes is within both bounds."""
+        """Whether a bundle of ``files`` files and ``size`` bytes is within both bounds."""
         return files <= cls.files_max and size <= cls.bytes_max
 
     @classmethod

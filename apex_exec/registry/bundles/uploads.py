@@ -23,7 +23,7 @@ UNFINISHED_MAX = 2
 ALL_MAX = 16
 """The same for all callers together."""
 SECONDS_MAX = 3600.0
-"""An upload that nothing was added to for so long is dropped."""
+"""After this time without a new part an upload is dropped."""
 
 
 class Uploads:
