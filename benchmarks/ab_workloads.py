@@ -38,7 +38,7 @@ AT_ONCE = {"gather8": 8, "gather16": 16}
 """Fetches that one async hook makes at once, of a server that takes SERVER_MS for each."""
 SERVER_MS = 50
 EFFECT_CALLS, GATHER_CALLS = 10, 20
-"""So many times as many calls of the first as ``--calls`` says, and so many of the second in all."""
+"""The calls of a workload of effects, as a multiple of ``--calls``, and those of one of fetches, in all."""
 GATHER = '''
 import asyncio
 

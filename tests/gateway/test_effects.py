@@ -93,7 +93,7 @@ def run(client: Client, plugin: str, *steps: tuple[str, Any], **more: Any) -> An
 
 
 def of(daemon: Daemon, plugin: str, count: int) -> list[tuple[str, str, str, str]]:
-    """(type, action, result, code) of what the plugin asked for, once there are so many."""
+    """(type, action, result, code) of what the plugin asked for, once there are ``count``."""
     def found() -> list[tuple[str, str, str, str]]:
         return [(event.event_type, event.action, event.result, event.metadata.get("code", ""))
                 for event in read_events(daemon.state / "audit.db")

@@ -14,7 +14,7 @@ PLACES = 2
 
 
 class Play:
-    """Calls that hold a place until they are told to end; ``begun`` has the users in the order of their turns."""
+    """Calls that hold a place until their ``end`` is set; ``begun`` has the users in the order of their turns."""
 
     def __init__(self) -> None:
         self.lanes = UserLanes(PLACES)

@@ -64,7 +64,7 @@ def _problem(code: str, path: str, message: str, hint: str) -> dict[str, Any]:
 
 
 def requirement(text: str) -> Requirement:
-    """One of the manifest's dependencies. Raises Refusal for what is no name with versions."""
+    """One of the manifest's dependencies. Raises Refusal for what is not a name with versions."""
     try:
         found = Requirement(text) if text.isascii() and len(text) <= REQUIREMENT_CHARACTERS_MAX else None
     except InvalidRequirement:
