@@ -120,7 +120,7 @@ class BundleFiles:
         return self._folders
 
     def within(self, path: Any) -> str | None:
-        """The path inside the bundle; None for a path elsewhere, a descriptor, or what is no path."""
+        """The path inside the bundle; None for a path elsewhere, a descriptor, or what is not a path."""
         if type(path) is not str:
             if isinstance(path, int):
                 return None
@@ -193,7 +193,7 @@ class BundleFiles:
             try:
                 return kernel(path, *arguments, **named)
             except OSError as error:
-                if error.errno in _UNKNOWN and not isinstance(path, int):  # whoever asks whether it is there is told no
+                if error.errno in _UNKNOWN and not isinstance(path, int):  # code that asks for it learns that it is not there
                     raise FileNotFoundError(errno.ENOENT, NO_FILES, path) from None
                 raise
 
