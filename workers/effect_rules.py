@@ -113,8 +113,8 @@ def size_of(method: str, name: str, body: bytes) -> int:
 
 
 def check_shape(method: str, body: bytes) -> None:
-    """Raises EffectRefused for a body that takes too long to look through, nests too deep, or is not a map where it must
-    be one. What its values are is another question (``wire.values`` here, ``runtime.values`` in a worker)."""
+    """Raises EffectRefused for a body that takes too long to look through, nests too deep, or is not a map where one
+    belongs. What its values are is another question (``wire.values`` here, ``runtime.values`` in a worker)."""
     field = CARRIES[method]
     if len(body) > 1024 and (fault := too_dear(body)):
         raise EffectRefused("effect_limit", f"{field}: {fault}")

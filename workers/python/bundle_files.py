@@ -193,7 +193,7 @@ class BundleFiles:
             try:
                 return kernel(path, *arguments, **named)
             except OSError as error:
-                if error.errno in _UNKNOWN and not isinstance(path, int):  # code that asks for it learns that it is not there
+                if error.errno in _UNKNOWN and not isinstance(path, int):  # it is not there, for code that asks
                     raise FileNotFoundError(errno.ENOENT, NO_FILES, path) from None
                 raise
 

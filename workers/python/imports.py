@@ -170,8 +170,8 @@ class Importer(importlib.abc.MetaPathFinder, importlib.abc.InspectLoader):
         return importlib.import_module("workers.python.no_ssl")
 
     def _is_extended(self, name: str) -> bool:
-        """Whether the plugin may have a module that is not a file of it at the usual places: one that it has made, or one
-        that a finder or a folder of a library's has."""
+        """Whether the plugin may have a module that is not a file of it at the usual places: one that it has made, or
+        one that a finder or a folder of a library's has."""
         return name in sys.modules or len(sys.meta_path) > OUR_FINDERS or sys.path != self.paths
 
     # ------------------------------------------------------------------ what inspect, pkgutil and runpy ask of a loader

@@ -1,5 +1,5 @@
 """The names of ``ssl`` for libraries that only mention them: ``from ssl import SSLContext`` in an annotation or an
-``except``. A plugin has no network, and whoever makes one of these is told so.
+``except``. A plugin has no network, and making one of these is an error that says so.
 
 The real module is not there: it would make every fork slower (``workers.runtime.start`` says by how much).
 """

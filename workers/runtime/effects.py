@@ -1,7 +1,7 @@
 """The effects of the calls that run, until an answer or an API call takes them along.
 
 What can be known here is refused here, in place, by the rules that the supervisor holds the same effect to
-(``effect_rules``). A refused try is told as well: the supervisor counts and records it. Nothing here is trusted by it.
+(``effect_rules``). A refused try is sent as well: the supervisor counts and records it. Nothing here is trusted by it.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ Try = tuple[str, str, msgspec.Raw] | tuple[str, str, msgspec.Raw, str, int]
 
 
 class _Tried:
-    """What one call has tried: ``tries`` were not told yet, ``more`` counts the refused ones without a record of their
+    """What one call has tried: ``tries`` were not sent yet, ``more`` counts the refused ones without a record of their
     own."""
 
     __slots__ = ("calls", "more", "refusals", "tally", "tries")
@@ -146,7 +146,7 @@ class Effects:
 
     @staticmethod
     def _taken(seq: int, one: _Tried) -> bytes:
-        """Frames with the tries of one call, in order, which are then told."""
+        """Frames with the tries of one call, in order, which counts them as sent."""
         tries, one.tries = one.tries, []
         if len(tries) <= TRIES_AT_ONCE and sum(map(_size, tries)) <= TRIES_AT_ONCE_BYTES:
             return frame(_encode(("effects", seq, tries)))
