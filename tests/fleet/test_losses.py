@@ -51,6 +51,7 @@ def runs(fleet: LocalFleet) -> Counter[str]:
                    for word in [line.rpartition("ran ")[2].split()[0]])
 
 
+@pytest.mark.system
 def test_a_killed_owner_costs_its_calls_in_flight_one_reply_each_and_nothing_runs_twice(plugins: Path) -> None:
     config = {"log.plugin_lines_per_second": 100_000, "pool.prefetch": 1}
     with LocalFleet(plugins, config=config) as fleet, Client(fleet.nodes["a"].endpoint) as client:
@@ -82,12 +83,13 @@ def test_a_killed_owner_costs_its_calls_in_flight_one_reply_each_and_nothing_run
         print(f"served by the next owner {served * 1000:.0f} ms after kill -9; {dict(answers)}")  # noqa: T201
         assert served < 5, "see the benchmark for the figure on a quiet machine"
         assert fleet.states("a")[victim] == "lost"
-        assert fleet.nodes["a"].metric(f'apex_exec_fleet_node_lost_total{{node="{victim}"}}') == 1
+        fleet.nodes["a"].wait_metric(f'fleet_node_lost_total{{node="{victim}"}}', 1)
         fleet.start(victim)
         fleet.wait_whole()
         assert sorted(fleet.owned_by(victim, NAMES)) == sorted(theirs)
 
 
+@pytest.mark.system
 def test_a_drained_node_gives_its_plugins_away_and_serves_its_hosts_on(plugins: Path) -> None:
     with LocalFleet(plugins, 2) as fleet:
         mine = fleet.owned_by("a", NAMES)
@@ -132,6 +134,7 @@ def test_nodes_are_ended_and_started_in_turn_under_load_without_an_error(plugins
         assert set(done) - slow == {"ok"} and done["ok"] > 20, done
 
 
+@pytest.mark.system
 def test_a_node_whose_key_is_revoked_or_unknown_is_refused(plugins: Path) -> None:
     with LocalFleet(plugins, 2) as fleet:
         stranger, _ = new_key(fleet.folder / "keys", "stranger")
