@@ -220,7 +220,7 @@ class Router:
         anything about it that may take longer, or that went wrong: then it takes the long way.
 
         A plugin whose calls are under way at the database waits for one of its places there, as always."""
-        if now_ns >= call.due_ns or call.plugin in self._shares:
+        if now_ns >= call.due_ns or call.plugin in self._lanes:
             return None
         self._accounts.tune(call.plugin, call.share, now_ns)
         if self._accounts.wait_ns(call.plugin, now_ns):

@@ -106,7 +106,8 @@ ATTACKS: tuple[Attack, ...] = (
     Attack("a file in memory (memfd)", FS, "true", (S,), "return os.memfd_create('x') >= 0"),
     Attack("a file in memory, raw memfd_create", FS, "true", (S,), "return sc(319, b'x', 0) >= 0"),
     Attack("load a library", FS, "true", (S, L, N), "return ctypes.CDLL(w['library'])._handle > 0"),
-    Attack("find out the working folder", FS, "true", (S,), "return bool(os.getcwd())"),
+    Attack("find out the working folder", FS, "true", (S,),  # os.getcwd names the bundle's folder, which is nowhere
+           "found = ctypes.create_string_buffer(4096)\nreturn sc(79, found, 4096) > 0 and bool(found.value)"),
     Attack("open by handle", FS, "secret", (S, L, N, I),
            "handle = ctypes.create_string_buffer(struct.pack('=Ii', 128, 0) + bytes(128))\nmount = ctypes.c_int()\n"
            "sc(303, -100, w['secret_path'].encode(), handle, ctypes.byref(mount), 0)\n"

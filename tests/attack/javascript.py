@@ -45,12 +45,13 @@ ATTACKS: dict[str, str] = {
 CONTAINED: dict[str, Form] = {
     "the same reply twice": Form("() => ({ then(done) { done('ran'); done('twice') } })"),
     "API calls for an answered call without end": Form(
-        "({ api }) => { const again = () => api.emit('x', null).catch(again); again(); return 'ran' }", ("ok",)),
+        "({ api }) => { const again = () => api.query('SELECT 1').catch(again); again(); return 'ran' }", ("ok",)),
     "a line while nothing runs": Form(
         "() => { setTimeout(() => console.log('said-out-of-turn'), 30);"
         " Promise.resolve().then(() => setTimeout(() => console.log('said-out-of-turn'), 0)); return 'ran' }"),
     "API calls without end": Form(
-        "({ api }) => { for (;;) api.emit('x', null).catch(() => {}) }", ("TIMEOUT", "MEMORY_LIMIT")),
+        "({ api }) => { for (;;) api.emit('x', null).catch(() => {}) }",
+        ("TIMEOUT", "MEMORY_LIMIT", "WORKER_VIOLATION")),
     "a result that is too large": Form("() => 'x'.repeat(1_100_000)"),
     "a result of a million lists": Form(
         "() => Array.from({ length: 1e6 }, () => [])", ("INVALID_OUTPUT", "MEMORY_LIMIT")),
