@@ -46,7 +46,7 @@ class UploadArgs(_Args):
 
     digest: str
     offset: int
-    bytes: bytes
+    part: bytes = msgspec.field(name="bytes")
 
 
 def wants_enabled(registration: Any) -> bool:

@@ -106,7 +106,7 @@ def _register(ctx: Context, args: BundleArgs) -> dict[str, Any]:
 
 
 def _upload(ctx: Context, args: UploadArgs) -> dict[str, Any]:
-    return {"digest": args.digest, "received": _uploads(ctx).add(ctx.uid, args.digest, args.offset, args.bytes)}
+    return {"digest": args.digest, "received": _uploads(ctx).add(ctx.uid, args.digest, args.offset, args.part)}
 
 
 def _validate(ctx: Context, args: PluginArgs) -> dict[str, Any]:

@@ -39,7 +39,7 @@ def test_what_is_written_changes_nothing_is_private_and_names_every_key(file: Pa
             section = line[1:-1] + "."
         elif named := re.match(r"#(\w+) = ", line):
             found.append(section + named[1])
-    hooks = [f"market.{key}" for key in ("mode", "params", "result")]  # the sample section that follows the last one
+    hooks = [f"{section}{key}" for key in ("mode", "params", "result")]  # the sample section that follows the last one
     assert sorted(found) == sorted([*(key for key in known_keys() if key != "hooks"), *hooks])
 
 

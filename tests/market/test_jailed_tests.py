@@ -103,6 +103,7 @@ def test_good_tests_pass_in_the_jail_and_their_coverage_is_proven_line_by_line(t
     assert found["coverage"].passed
     assert found["coverage"].detail == {
         "lines": 17, "linesRun": 17, "branches": 6, "branchesRun": 6, "percent": "100.00", "files": ["plugin.py"],
+        "run": {"plugin.py": "3,5,7,10-11,13-18,21-26"}, "missed": {},
         "proven": 17, "provenPercent": "100.00", "claimed": 0, "claimedBranches": 6, "limit": "", "packages": []}
 
 

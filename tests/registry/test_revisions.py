@@ -273,6 +273,6 @@ def test_a_store_of_before_on_a_server_is_brought_up_and_keeps_its_rows(
         assert "host_cpu_us" in columns
         assert {"decisions", "lasting", "ledger_heads"} <= set(sa.inspect(db).get_table_names())
         assert db.execute(sa.text("SELECT count(*) FROM purchases")).scalar() == 2
-        assert db.execute(sa.text("SELECT version FROM schema_versions WHERE name = 'market'")).scalar() == 5
+        assert db.execute(sa.text("SELECT version FROM schema_versions WHERE name = 'market'")).scalar() == 6
     engine.dispose()
     open_market(url).dispose()

@@ -92,7 +92,7 @@ def test_a_plugin_over_its_quota_can_still_shrink(url: str) -> None:
 def test_a_write_and_its_record_are_both_kept_or_neither(store: Store) -> None:
     put(store, "p", A, "k", 10)
     (found,) = store.waiting(("here",), 10)
-    assert found.event_type == "data.modification" and not store.waiting("elsewhere", 10)
+    assert found.event_type == "data.modification" and not store.waiting(("elsewhere",), 10)
     same = Waiting(found.record_id, 1, "data.modification", A, "p", "storage.set", {})
     with pytest.raises(Exception, match="storage store"):  # its record cannot be written twice
         store.set(Place("p", A), b"k", b"\x01", 7, same, "here", SECONDS)

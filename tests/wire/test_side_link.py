@@ -42,6 +42,7 @@ EVERY = (
     registrar_messages.SettingsOf("p", [("user", "u", b"\x80")], True, "no key"),
     registrar_messages.SettingsTold(["p"]),
     registrar_messages.Ready(3), registrar_messages.Health("broken"), registrar_messages.LedgerHealth(""),
+    registrar_messages.ChainHealth("late"),
     registrar_messages.Metric("rate_limited_total", ("p", "network"), 1.0),
     registrar_messages.Audit(AuditRecord(1, "admin.action", "uid:0", "p", "disabled", "success", {"uid": 0})),
     registrar_messages.Spent("p", 5), registrar_messages.Ask(1, "probe", {"files": {"plugin.py": b"x"}}))

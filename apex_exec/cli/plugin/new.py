@@ -45,7 +45,7 @@ def new(
 
     named = {word for word, is_given in (("js", javascript), ("ts", typescript), (lang or "", bool(lang))) if is_given}
     if len(named) > 1:
-        raise BadParameter("name one language", param_hint="--lang")
+        raise BadParameter("name one language, not both", param_hint="--lang")
     settings_with_hooks(config)
     word = named.pop() if named else ""
     if not hook and not word and not as_json and sys.stdin.isatty() and sys.stdout.isatty():
