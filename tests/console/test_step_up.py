@@ -14,7 +14,6 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from apex_exec.client import CallError
 from apex_exec.console.daemon_link import DaemonLink
 from apex_exec.console.guard import Guard
 from apex_exec.console.market_pages import MarketPages
@@ -107,7 +106,7 @@ def test_what_cannot_be_undone_needs_a_sign_in_of_the_last_minutes(daemon: Daemo
         wrong = browser.act("echo", "remove", sure="eko")
         assert "Type echo to remove it" in text_of(wrong.body)
         assert "echo is removed" in text_of(browser.act("echo", "remove", sure="echo").body)
-        with pytest.raises(CallError):
+        with pytest.raises(AssertionError, match="NOT_FOUND"):
             daemon.operate("plugin.show", id="echo")
 
 
