@@ -152,6 +152,9 @@ class ApiCalls:
         """Decides on effects, which nobody waits for. The first that is refused here, and was not in place, fails the
         hook: its code is kept with the link until the hook's answer, which is in the same write as a rule."""
         count = sum(effect.count for effect in message.tries)
+        if count > CALLS_ABUSE:  # before it is paced: a number is free, and would hold the plugin's links for years
+            self._violated(link, "effects without end, or too much of them at once", now_ns)
+            return
         self._pace(link, now_ns, count)
         found = self._running_on(link, message.seq, now_ns)
         if found is None:
