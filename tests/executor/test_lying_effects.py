@@ -147,10 +147,10 @@ def test_a_forged_number_of_refusals_costs_a_handful_of_records(daemon: Daemon) 
     def mine() -> list[Any]:
         return [event for event in of(daemon, "poor-liar") if event.event_type == "access.denied"]
 
-    before = len(mine())
     assert say(daemon, effects(claim("permission_denied", 3900)), plugin="poor-liar")["type"] == "result"
-    wait_for(lambda: len(mine()) == before + 9, 5)
-    assert mine()[-1].metadata == {"count": 3892, "codes": {"permission_denied": 3892}}
+    rest = {"count": 3892, "codes": {"permission_denied": 3892}}
+    wait_for(lambda: any(event.metadata == rest for event in mine()), 10)
+    assert len(mine()) < 40, "eight, and one for the rest, beside those of the tests before"
 
 
 def test_effects_of_an_answered_call_are_nobodys(daemon: Daemon) -> None:
