@@ -157,8 +157,9 @@ class BundleFiles:
     def _expanded(self, path: Any) -> Any:
         """``os.path.expanduser``: the bundle is the home, so that ``Path.home()`` names a folder as on any machine."""
         path = os.fspath(path)
-        home, rest = (self.root, path[1:]) if isinstance(path, str) else (os.fsencode(self.root), path[1:])
-        return home + rest if path[:1] in ("~", b"~") and rest[:1] in ("", "/", b"", b"/") else path
+        if isinstance(path, bytes):
+            return os.fsencode(self._expanded(os.fsdecode(path)))
+        return self.root + path[1:] if path[:1] == "~" and path[1:2] in ("", "/") else path
 
     # ------------------------------------------------------------------ what the bundle answers
     def _lost(self, number: int, inside: str) -> OSError:
