@@ -111,6 +111,7 @@ def decide(browser: Any, console: Console, number: int, button: str, reason: str
     press(browser, f"button[value={button}]")
 
 
+@pytest.mark.slow
 def test_a_reviewer_reads_comments_refuses_and_approves_what_was_mended_signing_in_the_browser(
         console: Console, daemon: Daemon, tmp_path: Path) -> None:
     path, _ = new_key(tmp_path / "keys", "rita")

@@ -191,8 +191,9 @@ def shipped(server: Postgres, name: str) -> int:
     return -1
 
 
-@pytest.mark.parametrize(("events", "kills"), [(400, 5), pytest.param(4000, 100, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(("events", "kills"), [(400, 5), (4000, 100)])
 @pytest.mark.timeout(900)
+@pytest.mark.slow
 def test_a_bill_over_three_chains_is_the_sum_of_all_events_though_shippers_and_the_server_are_killed(
         own_postgres: Postgres, tmp_path: Path, events: int, kills: int) -> None:
     url = own_postgres.url("chains")

@@ -74,6 +74,7 @@ def ready(node: Daemon) -> tuple[int, str]:
         return error.code, error.read().decode()
 
 
+@pytest.mark.slow
 def test_what_one_daemon_does_the_other_sees_and_what_one_lacks_harms_no_other(fleet: Fleet) -> None:
     one = fleet.add("one")
     one.install(fleet.bundle("shared"))
