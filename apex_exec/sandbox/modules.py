@@ -84,7 +84,8 @@ HIDDEN: tuple[str, ...] = tuple("""
     encodings.raw_unicode_escape encodings.rot_13 encodings.unicode_escape encodings.utf_16 encodings.utf_16_be
     encodings.utf_16_le encodings.utf_32 encodings.utf_32_be encodings.utf_32_le encodings.utf_7 encodings.utf_8
     encodings.utf_8_sig encodings.zlib_codec xml.etree.ElementPath xml.parsers.expat pyexpat _json _csv _decimal difflib
-    importlib.readers importlib.resources.readers importlib.resources._adapters concurrent.futures.thread
+    importlib.readers importlib.resources.readers importlib.resources._adapters importlib.metadata._adapters
+    concurrent.futures.thread
     email.generator email.parser email.policy unittest._log unittest.async_case tracemalloc _suggestions _tokenize
     _md5 _sha1 _sha2 _sha256 _sha512 _sha3
 """.split())

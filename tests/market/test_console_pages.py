@@ -32,7 +32,8 @@ def refused(reason: str, call: Any, *arguments: Any, **named: Any) -> None:
     assert caught.value.reason == reason, caught.value
 
 
-def test_a_reviewer_reads_the_files_beside_those_that_were_approved(market: Market, tmp_path: Path) -> None:
+def test_a_reviewer_reads_the_files_beside_those_that_were_approved(market: Market, tmp_path: Path,
+                                                                      request: pytest.FixtureRequest) -> None:
     market.publish(write_bundle(tmp_path / "one"))
     market.scan_warnings = ["plugin.py:4: a warning: mend it", "other.py:1: elsewhere: -", "no place"]
     shown = market("market.submit", path=str(write_bundle(
@@ -54,7 +55,8 @@ def test_a_reviewer_reads_the_files_beside_those_that_were_approved(market: Mark
     refused("base_unknown", market, "market.source", submission=shown["id"], base=99)
     refused("submission_unknown", market, "market.source", submission=99)
     (market.shop.folder / "submitted" / f"{market('market.status', submission=1)['digest']}.apx").unlink()
-    assert market("market.source", submission=shown["id"])["base"]["gone"] is True
+    is_shared = "postgresql" in request.node.name  # a server has the bytes for every daemon
+    assert market("market.source", submission=shown["id"])["base"]["gone"] is not is_shared
     (market.shop.folder / "submitted" / f"{shown['digest']}.apx").write_bytes(b"other bytes")
     with pytest.raises(Refusal):
         market("market.source", submission=shown["id"])
