@@ -20,7 +20,8 @@ import zmq.auth
 
 from apex_exec.errors import ApexError
 from apex_exec.fleet.books import Book, book_of
-from apex_exec.fleet.engines import Engine, EngineSilent, engine_of
+from apex_exec.fleet.engines import Engine, engine_of
+from apex_exec.fleet.engines.silence import EngineSilent
 from apex_exec.fleet.messages import Roster
 from apex_exec.fleet.statements import CURVE_KEY, ROLE, Statement, members, sign
 from apex_exec.registry import store

@@ -12,8 +12,9 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from apex_exec.daemon.fleet.fleet import COUNTS_MAX, in_parts
 from apex_exec.errors import ConfigError, Refusal
 from apex_exec.fleet.books import FolderBook, TableBook
-from apex_exec.fleet.engines import EngineSilent, engine_of
+from apex_exec.fleet.engines import engine_of
 from apex_exec.fleet.engines.kubernetes import Kubernetes
+from apex_exec.fleet.engines.silence import EngineSilent
 from apex_exec.fleet.process import Looker, announce
 from apex_exec.fleet.statements import Statement, members, refused_because, sign
 from apex_exec.registry.store import KeyRow

@@ -31,7 +31,6 @@ from apex_exec.wire import node_messages as said
 if TYPE_CHECKING:
     from apex_exec.core.scheduler.pool import Pool
     from apex_exec.daemon.api_calls import ApiCalls
-    from apex_exec.daemon.fleet.forwarding import FleetRequests
     from apex_exec.daemon.hosts.connections import Peer
     from apex_exec.executor.loop import Loop
     from apex_exec.observe.metrics import Metrics
@@ -99,7 +98,7 @@ class Fleet:
         self.tenure = Tenure(self.name, wait_ns if settings.fleet.new_owner == "wait" else 0)
         self.side = SideProcess("fleet", "apex_exec.fleet.process:main", side_settings(settings, endpoint.public),
                                 handlers={Roster: self._roster})
-        self.requests: FleetRequests
+        self.requests: Any
         self.serve_hosts: Callable[[], None] = lambda: None
         self.engine = settings.fleet.engine
         self.refused: dict[str, str] = {}

@@ -16,10 +16,6 @@ class Engine(Protocol):
         it named last stay members."""
 
 
-class EngineSilent(Exception):
-    """The engine does not say who the members are; ``str()`` is one line for a person."""
-
-
 def engine_of(kind: str, node: str, members: Sequence[str]) -> Engine:
     """The engine of this configuration. Raises ConfigError."""
     if kind == "static":

@@ -12,7 +12,7 @@ import socket
 from collections.abc import Callable, Sequence
 
 from apex_exec.errors import ConfigError
-from apex_exec.fleet.engines import EngineSilent
+from apex_exec.fleet.engines.silence import EngineSilent
 
 BEYOND = 2
 """How many names after the last pod that was found are asked for too: pods may start out of order."""
