@@ -160,6 +160,7 @@ def test_a_daemon_that_knows_nothing_is_not_ready_and_neither_is_one_whose_file_
         wait_for(lambda node=node: node.health["registry"] == "", 30, "it is said that it is well")
 
 
+@pytest.mark.slow
 def test_a_registry_that_was_restored_from_an_older_copy_brings_nothing_back_into_service(fleet: Fleet) -> None:
     one, two = fleet.add("one"), fleet.add("two")
     for plugin in ("shared", "plain"):
