@@ -246,7 +246,7 @@ class DataSection(_Section):
 
     @property
     def prepares(self) -> bool | None:
-        """Whether PostgreSQL keeps prepared statements; None: if there is no pooler."""
+        """Whether PostgreSQL may keep prepared statements; None means that it may unless a pooler is in between."""
         return None if self.prepared_statements == "auto" else self.prepared_statements
 
     @field_validator("tables", mode="before")

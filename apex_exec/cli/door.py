@@ -62,7 +62,7 @@ def _endpoint(settings: Any, socket: str) -> str:
     "apex-exec door token new siem --scope audit:read --json | jq -r .token"))
 def new(
     name: Annotated[str, Argument(metavar="NAME", help="Who is to use it, as it is listed.")],
-    user: Annotated[str | None, Option("--user", metavar="UUID", help="As whom it calls.")] = None,
+    user: Annotated[str | None, Option("--user", metavar="UUID", help="The user that its calls are made for.")] = None,
     act_as: Annotated[bool, Option("--act-as", help="It may call as any user that a request names.")] = False,
     plugins: Annotated[list[str] | None, Option(
         "--plugin", metavar="ID", help="Only this plugin; may be repeated. Default: all.")] = None,
@@ -98,7 +98,7 @@ def list_tokens(
     rows = ask(config, runtime_dir, "door.token.list", {"all": everything})["tokens"]
     print_table([_without_digest(row) for row in rows], [
         "id", "name", "user", "actAs", "scopes", "plugins", "hooks", "requestsPerMinute", "expiresNs", "state"],
-        as_json=as_json, empty="there is no token")
+        as_json=as_json, empty="no token has been made yet: `apex-exec door token new NAME`")
 
 
 @door_token_app.command(epilog=examples("apex-exec door token revoke billing --reason 'was in a log'"))

@@ -207,7 +207,7 @@ def failure(reply: dict[str, Any], request: str = "") -> CallError | None:
     if kind == wanted and field in reply:
         return None
     return error_of({"type": "error", "id": reply.get("id"), "code": Code.PROTOCOL_ERROR, "started": True,
-                     "retryable": False, "message": f"the reply is no answer to {request[:40]!a}; is the peer "
+                     "retryable": False, "message": f"the reply does not answer {request[:40]!a}; is the peer "
                      "apex-exec of this version? Whether the request was executed is unknown"})
 
 

@@ -124,7 +124,7 @@ class Provider:
     def _person(self, claims: Mapping[str, Any]) -> Person:
         name, groups = claims.get(self._name_claim), claims.get(self._groups_claim)
         if not isinstance(name, str) or not name:
-            raise NotSignedIn(f"The provider names nobody: there is no claim {self._name_claim} "
+            raise NotSignedIn(f"The provider did not say who signed in: its answer has no claim {self._name_claim} "
                               "(console.oidc_name_claim).")
         listed = [groups] if isinstance(groups, str) else groups if isinstance(groups, list) else []
         roles = [role for group in listed[:GROUPS_MAX] if isinstance(group, str) for role in self._roles.get(group, ())]
@@ -212,7 +212,7 @@ def _secret(path: str) -> str:
         text = Path(path).read_text("utf-8").strip()
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"console.oidc_client_secret_file: {path} cannot be read: "
-                          f"{getattr(error, 'strerror', None) or 'it is no text'}") from None
+                          f"{getattr(error, 'strerror', None) or 'it is not text'}") from None
     if not text:
         raise ConfigError(f"console.oidc_client_secret_file: {path} is empty")
     return text

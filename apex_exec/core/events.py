@@ -211,7 +211,7 @@ class RestartRequested(Struct, gc=False):
 
 class WorkerWanted(Struct, gc=False):
     """The plugin is to have a worker though no call waits: another node has handed it over, and its calls come here.
-    Nothing happens if it has one, if there is no place, or if its breaker or its backoff says no."""
+    Nothing happens if the plugin has one, if no place is free, or if its breaker is open or its backoff runs."""
 
     plugin: str
 

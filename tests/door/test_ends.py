@@ -57,6 +57,6 @@ def test_while_the_daemon_restarts_the_door_says_so_and_goes_on(daemon: Daemon) 
 
 def _or_none(work: object) -> object:
     try:
-        return work()  # type: ignore[operator]
+        return work()  # type: ignore[operator]  # a callable of any kind
     except OSError:
         return None

@@ -24,7 +24,7 @@ def name(data: bytes) -> str:
 
 def reason(uploads_: Uploads, *args: object) -> str:
     with pytest.raises(Refusal) as caught:
-        uploads_.add(*args)  # type: ignore[arg-type]
+        uploads_.add(*args)  # type: ignore[arg-type]  # wrong kinds are among the cases
     return caught.value.reason
 
 

@@ -73,6 +73,7 @@ class Console:
             return self.process.wait(20)
         finally:
             self.process.kill()
+            self.process.wait()
 
     def link(self, name: str = "anna", *roles: str) -> str:
         """A new one-time link, as `apex-exec console link` prints it."""

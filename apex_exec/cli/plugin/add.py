@@ -102,7 +102,8 @@ def _check(place: Any, source: Any, as_json: bool) -> None:
 
 @contextmanager
 def _trial(settings: Settings) -> Iterator[Try | None]:
-    """Imports packages in a jailed worker; None where there is no jail. The worker's zygote starts at its first use."""
+    """Yields what imports packages in a jailed worker, or None on a system without a jail. Its zygote starts at the
+    first use."""
     if sys.platform != "linux":
         yield None
         return

@@ -98,7 +98,7 @@ class Fleet:
         self.tenure = Tenure(self.name, wait_ns if settings.fleet.new_owner == "wait" else 0)
         self.side = SideProcess("fleet", "apex_exec.fleet.process:main", side_settings(settings, endpoint.public),
                                 handlers={Roster: self._roster})
-        self.requests: Any
+        self.requests: Any  # a FleetRequests, set by ``build``, whose file imports this one
         self.serve_hosts: Callable[[], None] = lambda: None
         self.engine = settings.fleet.engine
         self.refused: dict[str, str] = {}
