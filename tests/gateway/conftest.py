@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 import sqlite3
+import tempfile
 import threading
 import time
 from collections.abc import Coroutine, Iterator
@@ -176,6 +178,14 @@ def postgres_again(server: Postgres, name: str) -> Data:
     url = f"postgresql+psycopg://{ROLE}@/{name}?host={server.folder}"
     return Data(PostgresBackend(url, read_tables(TABLES), "test"), lambda: None,
                 lambda statement: server.execute(statement, database=name))
+
+
+@pytest.fixture(scope="module")
+def folder() -> Iterator[Path]:
+    """A folder for one file's daemon, with a path that is short enough for a socket."""
+    path = Path(tempfile.mkdtemp(prefix="apx"))
+    yield path
+    shutil.rmtree(path, ignore_errors=True)
 
 
 @pytest.fixture(scope="module", params=["sqlite", "postgres"])

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import os
-import shutil
 import signal
-import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -49,13 +47,6 @@ def run(context, params):
     return {{"result": os.getpid(), "metadata": {{}}}}
 '''
 PLUGINS = ["sync", "async", "looped", "many", "js-one", "js-many"]
-
-
-@pytest.fixture(scope="module")
-def folder() -> Iterator[Path]:
-    path = Path(tempfile.mkdtemp(prefix="apx"))
-    yield path
-    shutil.rmtree(path, ignore_errors=True)
 
 
 @pytest.fixture(scope="module")
