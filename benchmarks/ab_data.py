@@ -7,26 +7,23 @@ import shutil
 import sqlite3
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
 from msgspec import Struct, field
 
-from apex_exec.testing.postgres import Postgres, missing
+from apex_exec.testing.postgres import missing
 from benchmarks.bench_gateway import PERMISSIONS, PLUGIN
-from benchmarks.daemon import USER, Host, write_bundle
+from benchmarks.daemon import Host, write_bundle
 from benchmarks.lab import Lab
+from benchmarks.notes_database import fill, rows_of, server_with
 
 CALLS = 300
 WARM_SECONDS = 60
-OTHERS = 1000
-"""The rows of other users."""
 TABLES = {"notes": {"owner": "user_id", "columns": ["id", "created", "text"]}}
 WRITABLE = {"notes": {**TABLES["notes"], "write": True}}
-SCHEMA = ["CREATE TABLE notes (id bigint PRIMARY KEY, user_id text NOT NULL, created bigint NOT NULL DEFAULT 0, "
-          "text text)", "CREATE INDEX notes_latest ON notes (user_id, created)"]
 BY_KEY = {"sql": "SELECT id, text FROM notes WHERE id = $1", "params": [7]}
 PLUGINS = [f"caller{number}" for number in range(8)]
 DEADLINE_MS = 10_000
@@ -108,7 +105,7 @@ def prepared(lab: Lab, name: str) -> Iterator[Workload | None]:
             path = Path(folder) / "data.db"
             with closing(sqlite3.connect(path)) as made:
                 insert = "INSERT INTO notes VALUES (?, ?, ?, ?)"
-                _fill(made.execute, rows, lambda: made.executemany(insert, _rows(rows)))
+                fill(made.execute, rows, lambda: made.executemany(insert, rows_of(rows)))
                 made.commit()
             urls = {label: f"sqlite:///{shutil.copy(path, Path(folder) / f'{label}.db')}" for label in ("old", "new")}
             yield Workload(plugins, config, cases, urls)
@@ -116,41 +113,5 @@ def prepared(lab: Lab, name: str) -> Iterator[Workload | None]:
             lab.note(f"{name} is left out: {why}")
             yield None
         else:
-            with _server(rows) as url:
+            with server_with(rows) as url:
                 yield Workload(plugins, {**config, "data.url": url}, cases)
-
-
-def _rows(rows: int) -> Iterator[tuple[int, str, int, str]]:
-    for number in range(rows + OTHERS):
-        yield number, USER if number < rows else "another", number * 7919 % 1_000_003, f"text {number}"
-
-
-def _fill(execute: Callable[[str], Any], rows: int, insert: Callable[[], Any]) -> None:
-    for statement in SCHEMA:
-        execute(statement)
-    insert()
-    execute("ANALYZE")
-
-
-@contextmanager
-def _server(rows: int) -> Iterator[str]:
-    import psycopg
-
-    with tempfile.TemporaryDirectory(prefix="apxpg") as name:
-        server = Postgres(Path(name))
-        try:
-            url = server.url("ab", user="plugins")
-            server.execute("CREATE ROLE plugins LOGIN")
-
-            def insert() -> None:
-                with (psycopg.connect(f"host={name} dbname=ab user=postgres", autocommit=True) as connection,
-                      connection.cursor().copy("COPY notes FROM STDIN") as copy):
-                    for row in _rows(rows):
-                        copy.write_row(row)
-
-            _fill(lambda text: server.execute(text, database="ab"), rows, insert)
-            server.execute("GRANT SELECT, INSERT, UPDATE, DELETE ON notes TO plugins",
-                           "GRANT CREATE ON SCHEMA public TO plugins", database="ab")
-            yield url
-        finally:
-            server.stop()

@@ -7,28 +7,25 @@ import sqlite3
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
 from msgspec import Struct
 
-from apex_exec.testing.postgres import Postgres, missing
+from apex_exec.testing.postgres import missing
 from benchmarks.bench_gateway import PERMISSIONS, PLUGIN
-from benchmarks.daemon import USER, Host, context_of, write_bundle, write_echo
+from benchmarks.daemon import Host, context_of, write_bundle, write_echo
 from benchmarks.lab import Lab
+from benchmarks.notes_database import fill, rows_of, server_with
 
 CALLS = 300
 BATCH = 1
 """API calls of one invocation: on a busy machine, more of the slowest that we compare would exceed its deadline."""
 WARM_SECONDS = 60
 SIZES = {"100": 100, "100,000": 100_000}
-OTHERS = 1000
-"""The rows of other users."""
 TABLES = {"notes": {"owner": "user_id", "columns": ["id", "created", "text"]}}
-SCHEMA = ["CREATE TABLE notes (id bigint PRIMARY KEY, user_id text NOT NULL, created bigint NOT NULL, text text)",
-          "CREATE INDEX notes_latest ON notes (user_id, created)"]
 QUERIES = {"by key": ("SELECT id, text FROM notes WHERE id = $1", [7]),
            "latest ten": ("SELECT id, created, text FROM notes ORDER BY created DESC LIMIT 10", [])}
 EFFECTS = {"echo": 0, "emit1": 1, "emit3": 3}
@@ -148,14 +145,14 @@ def prepared(lab: Lab, name: str) -> Iterator[Workload | None]:
             path = Path(folder) / "data.db"
             with closing(sqlite3.connect(path)) as made:
                 insert = "INSERT INTO notes VALUES (?, ?, ?, ?)"
-                _fill(made.execute, rows, lambda: made.executemany(insert, _rows(rows)))
+                fill(made.execute, rows, lambda: made.executemany(insert, rows_of(rows)))
                 made.commit()
             yield Workload(plugins, {**config, "data.url": f"sqlite:///{path}"}, cases)
         elif why := missing():
             lab.note(f"{name} is left out: {why}")
             yield None
         else:
-            with _server(rows) as url:
+            with server_with(rows) as url:
                 yield Workload(plugins, {**config, "data.url": url}, cases)
 
 
@@ -198,38 +195,3 @@ def _slow_server() -> Iterator[int]:
     finally:
         loop.call_soon_threadsafe(loop.stop)
         thread.join(10)
-
-
-def _rows(rows: int) -> Iterator[tuple[int, str, int, str]]:
-    for number in range(rows + OTHERS):
-        yield number, USER if number < rows else "another", number * 7919 % 1_000_003, f"text {number}"
-
-
-def _fill(execute: Callable[[str], Any], rows: int, insert: Callable[[], Any]) -> None:
-    for statement in SCHEMA:
-        execute(statement)
-    insert()
-    execute("ANALYZE")
-
-
-@contextmanager
-def _server(rows: int) -> Iterator[str]:
-    import psycopg
-
-    with tempfile.TemporaryDirectory(prefix="apxpg") as name:
-        server = Postgres(Path(name))
-        try:
-            url = server.url("ab", user="plugins")
-            server.execute("CREATE ROLE plugins LOGIN")
-
-            def insert() -> None:
-                with (psycopg.connect(f"host={name} dbname=ab user=postgres", autocommit=True) as connection,
-                      connection.cursor().copy("COPY notes FROM STDIN") as copy):
-                    for row in _rows(rows):
-                        copy.write_row(row)
-
-            _fill(lambda text: server.execute(text, database="ab"), rows, insert)
-            server.execute("GRANT SELECT ON notes TO plugins", database="ab")
-            yield url
-        finally:
-            server.stop()
