@@ -33,11 +33,18 @@ class ZmtpError(Exception):
     """The peer broke the protocol; the link is unusable."""
 
 
+LAST_HEADS = [bytes((0, size)) for size in range(SHORT_MAX + 1)]
+"""What stands before the last frame of a message, by its size, if that is short. Each message in both directions needs
+one, and a look-up costs less than making it."""
+MORE_HEADS = [bytes((MORE, size)) for size in range(SHORT_MAX + 1)]
+"""What stands before a short frame that others follow."""
+
+
 def encode(body: bytes) -> bytes:
     """``body`` as the one frame of a message."""
     size = len(body)
     if size <= SHORT_MAX:
-        return bytes((0, size)) + body
+        return LAST_HEADS[size] + body
     return b"\x02" + size.to_bytes(8, "big") + body
 
 

@@ -8,7 +8,7 @@ and ``unfinished_bytes`` says how much that is.
 
 from __future__ import annotations
 
-from workers.zmtp import COMMAND, LONG, MORE, SHORT_MAX, FrameReader, ZmtpError, command
+from workers.zmtp import COMMAND, LAST_HEADS, LONG, MORE, MORE_HEADS, SHORT_MAX, FrameReader, ZmtpError, command
 
 COMMAND_BYTES_MAX = 4096
 """The largest handshake or PING command; libzmq's own READY is below 350 bytes with a routing id of 255."""
@@ -27,18 +27,16 @@ def _property(name: bytes, value: bytes) -> bytes:
 
 
 READY = command(b"READY", _property(b"Socket-Type", b"ROUTER") + _property(b"Identity", b""))
-_HEADS = [bytes((0, size)) for size in range(SHORT_MAX + 1)]
-"""What stands before the last frame of a message, by its size, if that is short."""
 
 
 def append_message(out: bytearray, frames: list[bytes], body: bytes) -> None:
     """Appends one message: ``frames``, then ``body``."""
     for frame in frames:
         size = len(frame)
-        out += bytes((MORE, size)) if size <= SHORT_MAX else b"\x03" + size.to_bytes(8, "big")
+        out += MORE_HEADS[size] if size <= SHORT_MAX else b"\x03" + size.to_bytes(8, "big")
         out += frame
     size = len(body)
-    out += _HEADS[size] if size <= SHORT_MAX else b"\x02" + size.to_bytes(8, "big")
+    out += LAST_HEADS[size] if size <= SHORT_MAX else b"\x02" + size.to_bytes(8, "big")
     out += body
 
 
