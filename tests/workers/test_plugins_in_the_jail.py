@@ -40,6 +40,19 @@ PLUGINS: dict[str, str] = {
                        " pkgutil_free(), sorted(p.name for p in resources.files('vendored').iterdir())]")
     .replace("import pkgutil", "import vendored\ndef pkgutil_free():\n    return "
              "vendored.__loader__.get_data('uses-data/vendored/data.txt').decode()"),
+    "looks-for-the-kernels": plain(
+        "import sys, types\n"
+        "REPLACED = ('open', 'stat', 'lstat', 'listdir', 'scandir', 'access', 'getcwd')\n"
+        "def kept():\n"
+        "    for name, module in sorted(sys.modules.items()):\n"
+        "        holders = list(getattr(module, '__dict__', {}).values())\n"
+        "        places = [module, *(v for v in holders if isinstance(v, type) and v.__module__ == name)]\n"
+        "        for place in places if name not in ('posix', '_io') else ():\n"
+        "            for key, value in list(getattr(place, '__dict__', {}).items()):\n"
+        "                value = getattr(value, '__func__', value)\n"
+        "                if isinstance(value, types.BuiltinFunctionType) and value.__name__ in REPLACED and (\n"
+        "                        getattr(value.__self__, '__name__', '') in ('posix', '_io', 'io')) and name != 'os':\n"
+        "                    yield f'{name}: {key}'", "list(kept())"),
     "uses-zones": plain("import zoneinfo, datetime",
                         "[str(datetime.datetime(2026, 7, 1, tzinfo=zoneinfo.ZoneInfo(z)).utcoffset()) for z in "
                         "('Europe/Berlin', 'America/New_York', 'Asia/Kolkata')] + "
@@ -218,6 +231,10 @@ def test_own_modules_packages_and_relative_imports_come_from_memory(client: Clie
 def test_data_files_are_read_as_package_resources(client: Client) -> None:
     text, same, names = result(client, "uses-data")
     assert text == same == "from memory" and names == ["__init__.py", "data.txt", "deep", "util.py"]
+
+
+def test_no_module_keeps_a_function_that_would_ask_the_kernel_for_a_bundles_file(client: Client) -> None:
+    assert result(client, "looks-for-the-kernels") == []
 
 
 def test_a_bundles_own_files_are_read_by_path_and_no_other(client: Client) -> None:

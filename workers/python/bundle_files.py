@@ -13,6 +13,7 @@ import io
 import os
 import posixpath
 import stat
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -21,6 +22,11 @@ ROOT = "/plugins"
 NO_FILES = ("a plugin has no files but its bundle's, which importlib.resources.files(__package__) finds, or "
             "Path(__file__).parent")
 READ_ONLY = "a bundle's files cannot be changed; keep data with context.api.storage"
+_KEPT = (("glob", "_StringGlobber", "lstat", "lstat"), ("glob", "_StringGlobber", "scandir", "scandir"),
+         ("tokenize", "", "_builtin_open", "open"), ("bz2", "", "_builtin_open", "open"),
+         ("tarfile", "", "bltn_open", "open"))
+"""Where the standard library keeps a function that ``mount`` replaces since it was imported before: (module, class,
+name, function). ``glob`` does from CPython 3.13 on."""
 _UNKNOWN = (errno.EPERM, errno.EACCES, errno.ENOSYS)
 """How the jail refuses a path."""
 _DIR_MODE, _FILE_MODE = stat.S_IFDIR | 0o555, stat.S_IFREG | 0o444
@@ -149,10 +155,15 @@ class BundleFiles:
         self._replace(os, "access", self._access(os.access))
         self._replace(os, "getcwd", lambda: self.root)
         self._replace(posixpath, "expanduser", self._expanded)
+        for module, holder, name, function in _KEPT:
+            keeper = getattr(sys.modules.get(module), holder, None) if holder else sys.modules.get(module)
+            if keeper is not None:
+                ours = builtins.open if function == "open" else getattr(os, function)
+                self._replace(keeper, name, staticmethod(ours) if holder else ours)
 
     @staticmethod
-    def _replace(module: Any, name: str, function: Callable[..., Any]) -> None:
-        setattr(module, name, function)
+    def _replace(holder: Any, name: str, function: Any) -> None:
+        setattr(holder, name, function)
 
     def _expanded(self, path: Any) -> Any:
         """``os.path.expanduser``: the bundle is the home, so that ``Path.home()`` names a folder as on any machine."""
