@@ -46,6 +46,8 @@ class Ledger:
         self.calls: Counter[tuple[str, str]] = Counter()
         """(user, month) → calls that count."""
         self.cpu_us = 0
+        self.length = 0
+        """How many events it has."""
 
     @property
     def database(self) -> Path:
@@ -67,6 +69,7 @@ class Ledger:
         store = AuditStore(self.database, self.state)
         store.append(records)
         store.close()
+        self.length += count
 
     def ships(self, url: str, segment: int = 50) -> subprocess.Popen[str]:
         """A process that ships it."""

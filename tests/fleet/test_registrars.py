@@ -258,10 +258,10 @@ def test_a_daemon_whose_clock_is_an_hour_ahead_says_so_and_dates_rows_by_the_ser
 def test_a_change_is_seen_at_three_daemons_within_half_a_second(fleet: Fleet) -> None:
     nodes = [fleet.add(name) for name in ("one", "two", "three")]
     for number in range(3):
-        install(nodes[0], f"p{number}")
+        install(nodes[0], f"plugin{number}")
     took = []
     for turn in range(100):
-        plugin, at = f"p{turn % 3}", nodes[turn % 3]
+        plugin, at = f"plugin{turn % 3}", nodes[turn % 3]
         op, state = ("plugin.disable", "disabled") if at.state_of(plugin) == "enabled" else ("plugin.enable", "enabled")
         at.run(op, id=plugin)
         took += [node.wait_state(plugin, state) for node in nodes if node is not at]

@@ -33,9 +33,11 @@ def wait_for(true: Callable[[], Any], seconds: float, what: str = "it") -> None:
 
 def write_plugin(folder: Path, id_: str, code: str, hooks: tuple[str, ...] = ("onActionExecute",),
                  permissions: tuple[str, ...] = (), **manifest: Any) -> Path:
-    """One bundle below ``folder``. ``code`` is the body of the module after ``plugin`` was made."""
+    """One bundle below ``folder``. ``code`` is the body of the module after ``plugin`` was made. The code declares the
+    version that the manifest has."""
     head = "from workers import Plugin\n\n"
-    head += f'plugin = Plugin(id="{id_}", version="1.0.0", permissions={list(permissions)})\n\n'
+    version = manifest.get("version", "1.0.0")
+    head += f'plugin = Plugin(id="{id_}", version="{version}", permissions={list(permissions)})\n\n'
     return write_bundle(folder, id_, head + code, hooks, permissions, **manifest)
 
 

@@ -19,6 +19,7 @@ import msgspec
 import sqlalchemy as sa
 
 from apex_exec.config import Settings
+from apex_exec.core.plugin import PluginSpec
 from apex_exec.daemon.administration import last_known
 from apex_exec.daemon.administration import registrar_messages as messages
 from apex_exec.daemon.administration.last_known import Known
@@ -188,7 +189,7 @@ class Sharing:
         if plugins is None:
             self._behind = True
             self._catch_up()
-        elif plugins:
+        else:
             try:
                 self._take_over(context, plugins)
             except Exception as error:  # noqa: BLE001 - whatever it is, everything is compared soon
@@ -196,8 +197,19 @@ class Sharing:
                 self._behind = True
 
     def _take_over(self, context: Context, plugins: set[str]) -> None:
+        """Has ``plugins`` served as the rows say, and notes how far the registry has come: none of them is a change of
+        this daemon's own, which a database that is set back loses as well."""
+        def work(db: sa.Connection) -> tuple[list[PluginSpec], int]:
+            return served_now(context, db, plugins), registry.changes(db)
+
         with self._lock:
-            specs = context.store.transact(lambda db: served_now(context, db, plugins))
+            specs, change = context.store.transact(work)
+            if change < self._mark.change:
+                self._behind = True  # it was set back: the comparison says of which plugins
+                return
+            if change > self._mark.change:
+                self._mark = self._mark._replace(change=change)
+                self._telling.changed = True
             self._telling.release(plugins)
             self._telling.some(specs)
             for plugin in sorted(plugins - {spec.id for spec in specs}):
