@@ -8,6 +8,7 @@ of every process of a daemon. OLD and NEW are anything that git takes for a comm
 from __future__ import annotations
 
 import argparse
+import os
 import subprocess
 import sys
 import tarfile
@@ -82,7 +83,10 @@ def _measure(lab: Lab, name: str, workload: Any, sides: dict[str, Path], calls: 
     with ExitStack() as stack:
         asked = {}
         for label, tree in sides.items():
-            daemon = stack.enter_context(_Side(workload, label, tree))
+            daemon = _Side(workload, label, tree)
+            if daemon.left_out:
+                lab.note(f"{name}: the {label} code has no {', '.join(daemon.left_out)}, and runs without")
+            stack.enter_context(daemon)
             host = Host(daemon.endpoint)
             stack.callback(host.close)
             daemon.check()
@@ -103,11 +107,13 @@ def _measure(lab: Lab, name: str, workload: Any, sides: dict[str, Path], calls: 
 
 
 class _Side(Daemon):
-    """A daemon that runs the code in ``tree``, whatever is installed and wherever the client runs."""
+    """A daemon that runs the code in ``tree``, whatever is installed and wherever the client runs. ``left_out`` are
+    keys of the workload's configuration that this code does not have."""
 
     def __init__(self, workload: Any, label: str, tree: Path) -> None:
-        keys = (tree / "apex_exec" / "config.py").read_text()
-        config = {key: value for key, value in workload.config.items() if f"    {key.rpartition('.')[2]}:" in keys}
+        known = _keys_of(tree)
+        config = {key: value for key, value in workload.config.items() if key in known}
+        self.left_out = sorted(set(workload.config) - known)
         if urls := getattr(workload, "urls", None):
             config["data.url"] = urls[label]
         super().__init__(workload.plugins, ("-m", "apex_exec"), config)
@@ -125,6 +131,30 @@ class _Side(Daemon):
         runs_in = Path(f"/proc/{self.process.pid}/cwd").resolve()
         if not Path(found.stdout.strip()).is_relative_to(self._tree) or runs_in != self._tree.resolve():
             raise SystemExit(f"the daemon would run {found.stdout.strip()}, not the code in {self._tree}")
+
+
+_PRINT_KEYS = """
+from apex_exec.config import Settings
+
+def keys(section, before=""):
+    for name, field in section.model_fields.items():
+        if hasattr(field.annotation, "model_fields"):
+            keys(field.annotation, f"{before}{name}.")
+        else:
+            print(before + name)
+
+keys(Settings)
+"""
+
+
+def _keys_of(tree: Path) -> set[str]:
+    """The keys of the configuration that the code in ``tree`` has, by its own word: where it declares them has changed,
+    and a limit that is left out by mistake makes a figure of something else. Raises SystemExit."""
+    found = subprocess.run([sys.executable, "-c", _PRINT_KEYS], text=True, capture_output=True, cwd=tree,
+                           env={**os.environ, "PYTHONPATH": str(tree)})
+    if found.returncode:
+        raise SystemExit(f"the code in {tree} does not say what its configuration has: {found.stderr[-500:]}")
+    return set(found.stdout.split())
 
 
 def _cpu_us(daemon: Daemon) -> float:
