@@ -119,10 +119,13 @@ KEYS: dict[str, Key] = {
         "the door's own folder, 0700, with the answers that it keeps for requests with an `Idempotency-Key`"),
     "door.connections": Key(
         "4096", "connections at once; a further one gets 503; lowered to what RLIMIT_NOFILE allows"),
-    "door.in_flight": Key("1000", "calls under way at once; a further one gets 503"),
+    "door.in_flight": Key(
+        "1000", "calls under way at once, of one caller as many as are left for others; a further one gets 503"),
     "door.idempotency_seconds": Key("86400", "how long a key gets the same answer"),
     "door.idempotency_bytes": Key(
-        "268435456", "how much is kept of answers; above it a request with a new key gets 503"),
+        "268435456",
+        "how much is kept of answers, of one caller as much as is left for others; above it a request with a new key "
+        "gets 503"),
     "door.jwt_algorithms": Key(
         "none", "which JSON Web Tokens count: of `RS256`, `ES256`, `EdDSA` and `HS256`", '["ES256"]'),
     "door.jwt_jwks": Key(
@@ -137,8 +140,8 @@ KEYS: dict[str, Key] = {
     "door.jwt_user_claim": Key("sub", "the claim that says who the user is"),
     "door.jwt_user_namespace": Key(
         "none",
-        "a UUID in whose namespace a user's name that is not a UUID becomes one (UUIDv5); without it such tokens do "
-        "not count",
+        "a UUID in whose namespace a user's name becomes one (UUIDv5), whatever it looks like; without it the claim "
+        "has to be a UUID",
         '"6ba7b810-9dad-11d1-80b4-00c04fd430c8"'),
     "door.jwt_requests_per_minute": Key("6000", "requests of one user with JSON Web Tokens"),
     "pool.max_workers": Key(

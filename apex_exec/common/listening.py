@@ -8,6 +8,7 @@ from __future__ import annotations
 import ipaddress
 import socket
 import ssl
+from collections.abc import Sequence
 
 from apex_exec.errors import ConfigError
 
@@ -31,6 +32,19 @@ def check_proxy(address: str, key: str) -> None:
     except ValueError:
         raise ConfigError(f"{key}.trusted_proxy: {address!r} is not an IP address; name the one that the proxy "
                           "connects from") from None
+
+
+def forwarded_for(lines: Sequence[str]) -> str:
+    """Who asked a proxy, by the lines of its X-Forwarded-For; "?" if that is not said.
+
+    Only the last address is the proxy's own word. Some proxies add it to the line that the client sent, and others add
+    a line of their own."""
+    return ",".join(lines).rpartition(",")[2].strip()[:64] or "?"
+
+
+def forwarded_by_https(lines: Sequence[str]) -> bool:
+    """Whether every line of X-Forwarded-Proto says https: one of several may be the client's own."""
+    return bool(lines) and all(word.strip().lower() == "https" for word in ",".join(lines).split(","))
 
 
 def tls_of(certificate: str, private_key: str, key: str) -> ssl.SSLContext | None:

@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable
 
 from aiohttp import web
 
+from apex_exec.common.listening import forwarded_by_https, forwarded_for
 from apex_exec.console.place import Place
 from apex_exec.console.sessions import Session
 
@@ -50,7 +51,7 @@ class Guard:
         if place.proxy:
             if request.remote != place.proxy:
                 raise Stop(403, "This console answers its proxy only (console.trusted_proxy).")
-            if request.headers.get("X-Forwarded-Proto", "").lower() != "https":
+            if not forwarded_by_https(request.headers.getall("X-Forwarded-Proto", [])):
                 raise Stop(403, "The proxy has to be reached by https, and to say so (X-Forwarded-Proto).")
         hosts = request.headers.getall("Host", [])
         if len(hosts) != 1 or hosts[0].lower() not in place.names:
@@ -68,7 +69,7 @@ class Guard:
     def address(self, request: web.Request) -> str:
         """Who asks: the peer, or by a trusted proxy's word who asked that."""
         if self.place.proxy:
-            return request.headers.get("X-Forwarded-For", "").rpartition(",")[2].strip()[:64] or "?"
+            return forwarded_for(request.headers.getall("X-Forwarded-For", []))
         return request.remote or "?"
 
 

@@ -10,10 +10,11 @@ from __future__ import annotations
 import hashlib
 import ipaddress
 import json
+import math
 import secrets
 import time
 from base64 import urlsafe_b64encode
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -32,6 +33,7 @@ from apex_exec.errors import ConfigError
 ALGORITHMS = ["RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA", "Ed25519"]
 """Signatures by the provider's own key: none that our client secret could make, and not "none"."""
 PENDING_MAX = 200
+"""Sign-ins under way. Above it those of the address that has most make room: nobody needs a right to begin one."""
 KNOWN_SECONDS = 3600.0
 """How long the provider's addresses and keys are kept; an unknown key is looked for at once, but not more often than
 every ``KEYS_SECONDS``."""
@@ -52,6 +54,16 @@ class Pending(NamedTuple):
     fresh: bool
     before: Session | None
     until: float
+    address: str = ""
+
+
+class SignedIn(NamedTuple):
+    """Who came back, and the session from which the sign-in began. ``age_seconds``: how long ago the provider asked who
+    it is; infinite if it does not say so."""
+
+    person: Person
+    before: Session | None
+    age_seconds: float
 
 
 class Provider:
@@ -79,14 +91,14 @@ class Provider:
         """The provider's host, for the button."""
         return urlsplit(self._issuer).hostname or self._issuer
 
-    async def begin(self, now: float, before: Session | None, fresh: bool) -> tuple[str, str]:
-        """The provider's page that signs somebody in, and what the browser has to bring back. Raises NotSignedIn."""
+    async def begin(self, now: float, before: Session | None, fresh: bool, address: str) -> tuple[str, str]:
+        """The provider's page that signs somebody in, and what the browser has to bring back. ``address`` is the
+        browser's. Raises NotSignedIn."""
         known = await self._configuration(now)
         state, browser, nonce, verifier = (secrets.token_urlsafe(32) for _ in range(4))
         self._pending[digest(state)] = Pending(digest(browser), nonce, verifier, int(time.time()), fresh, before,
-                                               now + PENDING_SECONDS)
-        while len(self._pending) > PENDING_MAX:
-            self._pending.popitem(last=False)
+                                               now + PENDING_SECONDS, address)
+        self._make_room()
         challenge = urlsafe_b64encode(hashlib.sha256(verifier.encode()).digest()).rstrip(b"=").decode()
         asked = {"response_type": "code", "client_id": self._client, "redirect_uri": self._back, "state": state,
                  "scope": "openid profile groups", "nonce": nonce, "code_challenge": challenge,
@@ -94,8 +106,13 @@ class Provider:
         separator = "&" if urlsplit(known["authorization_endpoint"]).query else "?"
         return f"{known['authorization_endpoint']}{separator}{urlencode(asked)}", browser
 
-    async def finish(self, query: Mapping[str, str], browser: str, now: float) -> tuple[Person, Session | None]:
-        """Who came back from the provider, and the session from which the sign-in began. Raises NotSignedIn."""
+    def _make_room(self) -> None:
+        while len(self._pending) > PENDING_MAX:
+            (most, _), = Counter(one.address for one in self._pending.values()).most_common(1)
+            del self._pending[next(state for state, one in self._pending.items() if one.address == most)]
+
+    async def finish(self, query: Mapping[str, str], browser: str, now: float) -> SignedIn:
+        """Who came back from the provider. Raises NotSignedIn."""
         pending = self._pending.pop(digest(query.get("state", "")), None)
         if pending is None or now > pending.until or digest(browser) != pending.browser:
             raise NotSignedIn("This sign-in was not begun in this browser, or too long ago; begin again.")
@@ -119,7 +136,7 @@ class Provider:
                 "Authorization": f"Bearer {answer['access_token']}"})
             if more.get("sub") == claims["sub"]:
                 claims = {**more, **claims}
-        return self._person(claims), pending.before
+        return SignedIn(self._person(claims), pending.before, age_seconds(claims, time.time()))
 
     def _person(self, claims: Mapping[str, Any]) -> Person:
         name, groups = claims.get(self._name_claim), claims.get(self._groups_claim)
@@ -189,6 +206,13 @@ def claims_of(token: Any, keys: KeySet, issuer: str, client: str, pending: Pendi
     if pending.fresh and not (isinstance(at, int) and at >= pending.begun_s - SKEW_SECONDS):
         raise NotSignedIn("The provider did not ask for your password again, which a fresh sign-in needs.")
     return claims
+
+
+def age_seconds(claims: Mapping[str, Any], now: float) -> float:
+    """How long ago the provider asked who it is, by ``auth_time``; infinite if that is not said. A provider that
+    remembers a browser signs in without a question."""
+    at = claims.get("auth_time")
+    return max(0.0, now - at) if type(at) is int and at <= now + SKEW_SECONDS else math.inf
 
 
 def is_protected(address: Any) -> bool:

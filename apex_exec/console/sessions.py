@@ -75,12 +75,15 @@ class Drafts:
 class Session:
     """One signed-in browser."""
 
-    __slots__ = ("begun", "csrf", "drafts", "ids", "notes", "person", "rotated", "seen", "wanted")
+    __slots__ = ("begun", "csrf", "drafts", "ids", "notes", "person", "proven", "rotated", "seen", "wanted")
 
-    def __init__(self, person: Person, now: float) -> None:
+    def __init__(self, person: Person, now: float, proven: float) -> None:
         self.person = person
         self.csrf = secrets.token_urlsafe(32)
         self.begun = self.seen = self.rotated = now
+        self.proven = proven
+        """When the person has last shown who it is: by a link, or by a password at the provider. A provider that still
+        knows the browser signs in whoever sits there."""
         self.notes: deque[Note] = deque(maxlen=NOTES_MAX)
         self.drafts = Drafts()
         self.wanted = ""
@@ -88,10 +91,9 @@ class Session:
         self.ids: OrderedDict[bytes, float] = OrderedDict()
         """SHA-256 of each id that counts -> until when; the latest last."""
 
-
     def is_fresh(self, now: float) -> bool:
-        """Whether the person signed in a moment ago."""
-        return now - self.begun <= FRESH_SECONDS
+        """Whether the person has shown a moment ago who it is."""
+        return now - self.proven <= FRESH_SECONDS
 
 
 def digest(secret: str) -> bytes:
@@ -143,14 +145,15 @@ class Sessions:
     def __len__(self) -> int:
         return len(self._all)
 
-    def begin(self, person: Person, now: float) -> tuple[Session, str]:
-        """A new session and its id for the browser. Too many sessions end the oldest ones."""
+    def begin(self, person: Person, now: float, proven: float | None = None) -> tuple[Session, str]:
+        """A new session and its id for the browser. Too many sessions end the oldest ones. ``proven``: when the person
+        has shown who it is; now unless that is said."""
         own = [session for session in self._all if session.person.name == person.name]
         for session in own[: max(0, len(own) - PERSON_SESSIONS_MAX + 1)]:
             self.end(session)
         while len(self._all) >= SESSIONS_MAX:
             self.end(next(iter(self._all)))
-        session = Session(person, now)
+        session = Session(person, now, now if proven is None else proven)
         self._all[session] = None
         return session, self._new_id(session, now)
 

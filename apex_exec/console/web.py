@@ -166,7 +166,8 @@ class Web:
             raise web.HTTPNotFound
         try:
             address, browser = await self.provider.begin(self.clock(), self.session(request),
-                                                         request.query.get("fresh", "") == "1")
+                                                         request.query.get("fresh", "") == "1",
+                                                         self.guard.address(request))
         except NotSignedIn as why:
             raise Stop(502, str(why)) from None
         response = web.Response(status=303, headers={"Location": address})
@@ -180,24 +181,25 @@ class Web:
         if self.provider is None:
             raise web.HTTPNotFound
         try:
-            person, before = await self.provider.finish(request.query, request.cookies.get(self._login_cookie, ""),
-                                                        self.clock())
+            found = await self.provider.finish(request.query, request.cookies.get(self._login_cookie, ""),
+                                               self.clock())
         except NotSignedIn as why:
             self.count_wrong(request)
             raise Stop(403, str(why)) from None
-        entered = self.enter(request, person, before)
-        response = self.page(request, "entered.html", to=entered.headers["Location"], person=person)
+        entered = self.enter(request, found.person, found.before, self.clock() - found.age_seconds)
+        response = self.page(request, "entered.html", to=entered.headers["Location"], person=found.person)
         response.del_cookie(self._login_cookie, path="/login")
         for cookie in entered.cookies.values():
             response.cookies[cookie.key] = cookie.value
             response.cookies[cookie.key].update(cookie)
         return response
 
-    def enter(self, request: web.Request, person: Person, before: Session | None = None) -> web.Response:
+    def enter(self, request: web.Request, person: Person, before: Session | None = None,
+              proven: float | None = None) -> web.Response:
         """Begins a session in the place of the browser's former one. The same person goes on where a fresh sign-in was
-        asked for."""
+        asked for. ``proven``: when the person has shown who it is; now unless that is said."""
         before = self.session(request) or before
-        session, id_ = self.sessions.begin(person, self.clock())
+        session, id_ = self.sessions.begin(person, self.clock(), proven)
         if before is not None:
             self.sessions.end(before)
             if before.person.name == person.name:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 import threading
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -40,7 +41,7 @@ class Kept(NamedTuple):
 
 
 class Full(Exception):
-    """There is no room for another key."""
+    """There is no room for another key, or none for this caller's."""
 
 
 class Unusable(Exception):
@@ -59,13 +60,18 @@ class AnswersKept:
         self._news = threading.Condition()
         self._over = False
         self._bytes = 0
-        self._open_calls = 0
+        self._own: Counter[str] = Counter()
+        """By caller: the bytes that it has, and those that its calls under way are counted as."""
+        self._counted: list[tuple[str, int]] = []
+        """What the present batch has counted, so that it can be taken back."""
         try:
             self._db = open_ours(folder / "answers.db", busy_seconds=BUSY_SECONDS, any_thread=True)
             self._db.execute(_TABLE)
             self._db.execute(_INDEX)
-            self._bytes, = self._db.execute(f"SELECT coalesce(sum(length(body) + {ROW_BYTES}), 0) FROM calls"
-                                            ).fetchone()
+            for caller, size in self._db.execute(f"SELECT caller, sum(length(body) + {ROW_BYTES}) FROM calls "
+                                                 "GROUP BY caller"):
+                self._count(caller, size)
+            self._counted.clear()
         except sqlite3.Error as error:
             raise Unusable(f"{folder / 'answers.db'}: {error}") from error
         self._thread = threading.Thread(target=self._work, name="door-answers", daemon=True)
@@ -85,9 +91,9 @@ class AnswersKept:
         """Removes a key whose call has not run: the same request may be sent again. Raises Unusable."""
         await self._do(lambda: self._forget(caller, key))
 
-    async def leave(self) -> None:
+    async def leave(self, caller: str) -> None:
         """The outcome of a call that was begun will not be known: its key stays without an answer."""
-        await self._do(self._leave)
+        await self._do(lambda: self._count(caller, -RESERVED_BYTES))
 
     def close(self) -> None:
         """Ends the thread once it has written what it was given. Blocks for a moment."""
@@ -106,34 +112,39 @@ class AnswersKept:
             return Kept(*row[:3])
         if row is not None:
             self._remove(caller, key, len(row[2]))
-        if self._room() < RESERVED_BYTES:
+        if not self._has_room(caller):
             self._expire(now)
-            if self._room() < RESERVED_BYTES:
+            if not self._has_room(caller):
                 raise Full
         self._db.execute("INSERT INTO calls VALUES (?, ?, ?, 0, x'', ?)", (caller, key, digest, now))
-        self._bytes += ROW_BYTES
-        self._open_calls += 1
+        self._count(caller, ROW_BYTES + RESERVED_BYTES)
         return None
 
     def _finish(self, caller: str, key: str, status: int, body: bytes) -> None:
         self._db.execute("UPDATE calls SET status = ?, body = ? WHERE caller = ? AND key = ?",
                          (status, body, caller, key))
-        self._bytes += len(body)
-        self._open_calls -= 1
+        self._count(caller, len(body) - RESERVED_BYTES)
 
     def _forget(self, caller: str, key: str) -> None:
         self._remove(caller, key, 0)
-        self._open_calls -= 1
-
-    def _leave(self) -> None:
-        self._open_calls -= 1
+        self._count(caller, -RESERVED_BYTES)
 
     def _remove(self, caller: str, key: str, size: int) -> None:
         self._db.execute("DELETE FROM calls WHERE caller = ? AND key = ?", (caller, key))
-        self._bytes -= size + ROW_BYTES
+        self._count(caller, -size - ROW_BYTES)
 
-    def _room(self) -> int:
-        return self._bytes_max - self._bytes - self._open_calls * RESERVED_BYTES
+    def _count(self, caller: str, size: int) -> None:
+        self._counted.append((caller, size))
+        self._bytes += size
+        self._own[caller] += size
+        if not self._own[caller]:
+            del self._own[caller]
+
+    def _has_room(self, caller: str) -> bool:
+        """Whether the caller may have another call: nobody keeps more than is left for all others, since what is kept
+        stays for a day, and nothing of it may go before."""
+        room = self._bytes_max - self._bytes
+        return room >= RESERVED_BYTES and self._own[caller] <= room
 
     def _expire(self, now: float) -> None:
         old = self._db.execute("SELECT caller, key, length(body) FROM calls WHERE created < ? ORDER BY created LIMIT ?",
@@ -158,14 +169,15 @@ class AnswersKept:
                 batch, self._wanted = self._wanted[:BATCH_MAX], self._wanted[BATCH_MAX:]
             if not batch:
                 return
-            before = self._bytes, self._open_calls
+            self._counted.clear()
             found: list[Any] = []
             try:
                 self._db.execute("BEGIN IMMEDIATE")
                 found = [self._one(work) for work, _ in batch]
                 self._db.execute("COMMIT")
             except sqlite3.Error as error:
-                self._bytes, self._open_calls = before
+                for caller, size in self._counted[:]:
+                    self._count(caller, -size)
                 found = [Unusable(str(error))] * len(batch)
                 if self._db.in_transaction:
                     self._db.execute("ROLLBACK")

@@ -14,10 +14,11 @@ from aiohttp import StreamReader, web
 from aiohttp.web_request import BaseRequest
 
 from apex_exec.client.protocol import DEFAULT_DEADLINE_MS, GRACE_MS
+from apex_exec.common.listening import forwarded_by_https
 from apex_exec.door import answers, bodies, openapi, values
 from apex_exec.door.answers import Answer, Problem, answer_of
 from apex_exec.door.audit_stream import AuditStreams
-from apex_exec.door.callers import AUDIT, DISPATCH, INVOKE, PLUGINS, Caller
+from apex_exec.door.callers import AUDIT, DISPATCH, INVOKE, PLUGINS, Caller, Shares
 from apex_exec.door.daemon_link import DaemonLink
 from apex_exec.door.identity import Identity
 from apex_exec.door.keyed_calls import KeyedCalls
@@ -41,8 +42,7 @@ class Api:
         self._identity = identity
         self._calls = calls
         self._place = place
-        self._in_flight_max = in_flight_max
-        self._in_flight = 0
+        self._in_flight = Shares(in_flight_max)
         self._named: dict[tuple[str, int | str], _Pending] = {}
         """Calls that a caller has named, so that the same caller can cancel them."""
         self._streams = streams
@@ -78,7 +78,7 @@ class Api:
         if self._place.proxy:
             if request.remote != self._place.proxy:
                 raise Problem(Code.FORBIDDEN, "this door answers its proxy only (door.trusted_proxy)", status=421)
-            if request.headers.get("X-Forwarded-Proto", "").lower() != "https":
+            if not forwarded_by_https(request.headers.getall("X-Forwarded-Proto", [])):
                 raise Problem(Code.FORBIDDEN, "the proxy has to be reached by https, and to say so (X-Forwarded-Proto)")
         return await handler(request)
 
@@ -109,25 +109,25 @@ class Api:
         name = bodies.given(body.id)
         key = _key(request)
         if key is None:
-            answer = await self._named_call(caller, name, self._call(message, deadline_ms, trace))
+            answer = await self._named_call(caller, name, self._call(caller, message, deadline_ms, trace))
         else:
             answer = await self._calls.answer(
                 caller.key, key, _digest(message), lambda: self._named_call(
-                    caller, name, self._call(message, deadline_ms, trace)))
+                    caller, name, self._call(caller, message, deadline_ms, trace)))
         return answers.of_answer(request, answer)
 
-    async def _call(self, message: dict[str, Any], deadline_ms: int, trace: str | None) -> Answer:
+    async def _call(self, caller: Caller, message: dict[str, Any], deadline_ms: int, trace: str | None) -> Answer:
         """One call to the daemon; what goes wrong there is an answer too."""
-        if self._in_flight >= self._in_flight_max:
-            return answer_of(answers.busy("the door has as many calls under way as it may", "door_full"))
+        if not self._in_flight.take(caller.key):
+            return answer_of(answers.busy("the door has as many calls under way as it may, or this caller has as many "
+                                          "as are left for all others", "door_full"))
         message = {**message, "deadlineMs": deadline_ms, **({"traceparent": trace} if trace else {})}
-        self._in_flight += 1
         try:
             reply = await self._daemon.call(message, deadline_ms + GRACE_MS)
         except Problem as problem:
             return answer_of(problem)
         finally:
-            self._in_flight -= 1
+            self._in_flight.give_back(caller.key)
         del reply["id"]
         return Answer(200, values.encode(reply), answers.JSON, {})
 

@@ -11,7 +11,7 @@ from aiohttp.web_request import BaseRequest
 
 from apex_exec.door import answers
 from apex_exec.door.answers import Problem
-from apex_exec.door.callers import Caller
+from apex_exec.door.callers import Caller, Shares
 from apex_exec.door.daemon_link import DaemonLink
 from apex_exec.errors import Code
 
@@ -31,7 +31,7 @@ class AuditStreams:
 
     def __init__(self, daemon: DaemonLink) -> None:
         self._daemon = daemon
-        self._open = 0
+        self._open = Shares(STREAMS_MAX)
         self._over = asyncio.Event()
 
     def close(self) -> None:
@@ -45,17 +45,17 @@ class AuditStreams:
         page = await self._daemon.audit(caller, after, PAGE_EVENTS, filter_)
         if "text/event-stream" not in request.headers.get("Accept", ""):
             return answers.response(request, 200, _encode(page), answers.JSON)
-        if self._open >= STREAMS_MAX:
-            raise answers.busy(f"{STREAMS_MAX} readers follow the ledger already", "streams_full")
-        response = web.StreamResponse(headers={
-            "Content-Type": "text/event-stream", "Cache-Control": "no-store", "Server": "apex-exec",
-            "X-Content-Type-Options": "nosniff", "X-Accel-Buffering": "no"})
-        self._open += 1
+        if not self._open.take(caller.key):
+            raise answers.busy(f"{STREAMS_MAX} readers follow the ledger already, or this one has as many streams as "
+                               "are left for all others", "streams_full")
         try:
+            response = web.StreamResponse(headers={
+                "Content-Type": "text/event-stream", "Cache-Control": "no-store", "Server": "apex-exec",
+                "X-Content-Type-Options": "nosniff", "X-Accel-Buffering": "no"})
             await response.prepare(request)
             await self._send(response, caller, filter_, after, page)
         finally:
-            self._open -= 1
+            self._open.give_back(caller.key)
         return response
 
     async def _send(self, response: web.StreamResponse, caller: Caller, filter_: dict[str, Any], after: int,

@@ -6,7 +6,7 @@ A caller acts as its own user and as nobody else unless its token says ``act-as`
 from __future__ import annotations
 
 import hashlib
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Iterable
 from typing import Any
 
@@ -89,6 +89,30 @@ class Rates:
         if len(self._empty_until) > CALLERS_MAX:
             self._empty_until.popitem(last=False)
         return max(0.0, wait)
+
+
+class Shares:
+    """Places that all callers share. Nobody holds more of them than are left: one caller may take half, the next one
+    half of the rest, so that those who come with little always find something."""
+
+    def __init__(self, places: int) -> None:
+        self._free = places
+        self._held: Counter[str] = Counter()
+
+    def take(self, key: str) -> bool:
+        """Takes a place for the caller ``key``. Returns False if there is none for it."""
+        if not self._free or self._held[key] >= self._free:
+            return False
+        self._free -= 1
+        self._held[key] += 1
+        return True
+
+    def give_back(self, key: str) -> None:
+        """The caller has one place less."""
+        self._free += 1
+        self._held[key] -= 1
+        if not self._held[key]:
+            del self._held[key]
 
 
 class Tokens:

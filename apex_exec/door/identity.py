@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 import aiohttp
 from aiohttp.web_request import BaseRequest
 
-from apex_exec.common.listening import is_loopback
+from apex_exec.common.listening import forwarded_for, is_loopback
 from apex_exec.common.tries import Tries
 from apex_exec.config import DoorSection
 from apex_exec.door import answers
@@ -68,7 +68,7 @@ class Identity:
     def address(self, request: BaseRequest) -> str:
         """Who asks: the peer, or by the proxy's word who asked that."""
         if self._place.proxy:
-            return request.headers.get("X-Forwarded-For", "").rpartition(",")[2].strip()[:64] or "?"
+            return forwarded_for(request.headers.getall("X-Forwarded-For", []))
         return request.remote or "?"
 
     async def _by_token(self, request: BaseRequest, token: str) -> Caller:

@@ -167,11 +167,12 @@ class JwtCallers:
         named = claims[section.jwt_user_claim]
         if not isinstance(named, str) or not named or len(named) > CLAIM_CHARS_MAX:
             raise Wrong(f"the claim {section.jwt_user_claim} names no user")
-        user = named.lower()
-        if UUID.fullmatch(user) is None:
-            if not section.jwt_user_namespace:
-                raise Wrong(f"the claim {section.jwt_user_claim} is no UUID, and door.jwt_user_namespace is not set")
+        if section.jwt_user_namespace:  # of a UUID, too: whoever may choose a name could choose another user's
             user = str(uuid.uuid5(uuid.UUID(section.jwt_user_namespace), named))
+        else:
+            user = named.lower()
+            if UUID.fullmatch(user) is None:
+                raise Wrong(f"the claim {section.jwt_user_claim} is no UUID, and door.jwt_user_namespace is not set")
         scopes = _scopes(claims)
         return Caller(key=f"jwt:{user}", name=f"user {user}", user=user, act_as=ACT_AS in scopes,
                       plugins=frozenset(), hooks=frozenset(), scopes=ALWAYS | (scopes & {AUDIT}),

@@ -73,7 +73,7 @@ class KeyedCalls:
             elif answer.is_known:
                 await self._store.finish(*at, answer.status, answer.body)
             else:
-                await self._store.leave()
+                await self._store.leave(at[0])
         except Unusable as error:  # this caller gets the answer; another attempt hears that the outcome is unknown
             log.error("an answer could not be written down: %s", error)
         return answer

@@ -134,7 +134,7 @@ def test_with_tls_others_may_reach_it_and_the_cookie_is_secure(daemon: Daemon, t
 
 @pytest.mark.parametrize(("sent", "status"), [
     ({"X_Forwarded_Proto": "https", "X_Forwarded_For": "192.0.2.7"}, 200),
-    ({"X_Forwarded_Proto": "http"}, 403), ({}, 403),
+    ({"X_Forwarded_Proto": "http"}, 403), ({}, 403), ({"X_Forwarded_Proto": "https, http"}, 403),
     ({"X_Forwarded_Proto": "https", "Host": "127.0.0.1"}, 421),
 ])
 def test_behind_a_proxy_only_what_came_by_https_is_answered(daemon: Daemon, sent: dict[str, str], status: int) -> None:

@@ -5,25 +5,30 @@ from __future__ import annotations
 import asyncio
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from urllib.parse import parse_qs, urlsplit
 
 import pytest
 from aiohttp import web
 
+from apex_exec.config import ConsoleSection
 from apex_exec.console.daemon_link import DaemonLink
 from apex_exec.console.guard import Guard
 from apex_exec.console.market_pages import MarketPages
 from apex_exec.console.money_pages import MoneyPages
+from apex_exec.console.oidc import PENDING_MAX, Provider
 from apex_exec.console.pages import Pages
 from apex_exec.console.place import Place
 from apex_exec.console.review_pages import ReviewPages
-from apex_exec.console.sessions import DRAFTS_MAX, FRESH_SECONDS, Drafts, Links, Person, Session, Sessions
+from apex_exec.console.sessions import DRAFTS_MAX, FRESH_SECONDS, Drafts, Links, NotSignedIn, Person, Session, Sessions
 from apex_exec.console.web import Web
 from tests.console.pages_of_ours import text_of
+from tests.console.provider_of_ours import Issuer
 from tests.support.console import Browser
 from tests.support.daemon import ECHO, Daemon, write_plugin
 
@@ -31,10 +36,11 @@ from tests.support.daemon import ECHO, Daemon, write_plugin
 class Served:
     """A console in a thread of this process. ``now`` is its clock."""
 
-    def __init__(self, endpoint: str) -> None:
+    def __init__(self, endpoint: str, issuer: str = "") -> None:
         self.now = 0.0
         self.links = Links()
         self._endpoint = endpoint
+        self._issuer = issuer
         self._listening = socket.socket()
         self._listening.bind(("127.0.0.1", 0))
         self.host = f"127.0.0.1:{self._listening.getsockname()[1]}"
@@ -46,7 +52,9 @@ class Served:
     async def _serve(self) -> None:
         place = Place("127.0.0.1", int(self.host.rpartition(":")[2]), "http", frozenset((self.host,)), "", None)
         daemon = DaemonLink(self._endpoint)
-        web_ = Web(Guard(place), daemon, self.links, Sessions(8 * 3600.0), lambda: self.now)
+        provider = Provider(ConsoleSection(oidc_issuer=self._issuer, oidc_client_id="console", oidc_roles={
+            "platform": ["operator"]}), self.origin) if self._issuer else None
+        web_ = Web(Guard(place), daemon, self.links, Sessions(8 * 3600.0), lambda: self.now, provider)
         app = web_.application()
         for pages in (Pages, ReviewPages, MarketPages, MoneyPages):
             pages(web_).add_to(app)
@@ -120,8 +128,43 @@ def test_another_person_does_not_go_on_where_the_first_was(daemon: Daemon) -> No
         assert console.sign_in(browser, "ben") == "/"
 
 
+@pytest.mark.parametrize(("said", "status"), [
+    ({}, 403), ({"auth_time": int(time.time()) - 3600}, 403), ({"auth_time": "now"}, 403),
+    ({"auth_time": int(time.time()) + 3600}, 403), ({"auth_time": int(time.time())}, 303)])
+def test_a_provider_that_still_knows_the_browser_proves_nothing(daemon: Daemon, said: dict[str, Any], status: int
+                                                                 ) -> None:
+    """Whoever sits at a browser that somebody has left comes back from the provider without a question."""
+    with Issuer().running() as issuer, Served(daemon.admin, issuer.address).running() as console:
+        browser = Browser(SimpleNamespace(host=console.host, origin=console.origin))  # type: ignore[arg-type]
+        issuer.more = said
+        assert "Signed in as anna" in text_of(issuer.sign_in(browser).body)
+        answer = browser.post("/plugins/echo/remove", csrf=browser.get("/doctor").csrf, sure="echo")
+        assert answer.status == status, text_of(answer.body)
+        if status == 403:
+            assert "Sign in again" in text_of(answer.body)
+            issuer.more = {"auth_time": int(time.time())}
+            assert "/plugins/echo" in issuer.sign_in(browser, "?fresh=1").body
+            assert browser.post("/plugins/echo/remove", csrf=browser.get("/doctor").csrf, sure="echo").status == 303
+
+
+def test_a_flood_of_sign_ins_that_nobody_ends_leaves_those_of_others_alone() -> None:
+    with Issuer().running() as issuer:
+        provider = Provider(ConsoleSection(oidc_issuer=issuer.address, oidc_client_id="console", oidc_roles={
+            "platform": ["operator"]}), "http://console.example")
+
+        async def work() -> None:
+            where, browser = await provider.begin(0.0, None, False, "192.0.2.1")
+            for _ in range(PENDING_MAX + 10):
+                await provider.begin(0.0, None, False, "192.0.2.2")
+            state = parse_qs(urlsplit(where).query)["state"][0]
+            with pytest.raises(NotSignedIn, match="not for this sign-in"):  # the nonce is the test's, so it came far
+                await provider.finish({"state": state, "code": "c"}, browser, 0.0)
+
+        asyncio.run(work())
+
+
 def test_drafts_are_few_and_a_session_is_fresh_for_five_minutes() -> None:
-    session = Session(Person("anna", ("operator",)), 10.0)
+    session = Session(Person("anna", ("operator",)), 10.0, 10.0)
     assert session.is_fresh(10.0 + FRESH_SECONDS) and not session.is_fresh(10.1 + FRESH_SECONDS)
     drafts = Drafts()
     for number in range(DRAFTS_MAX + 1):

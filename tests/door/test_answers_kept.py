@@ -59,7 +59,7 @@ def test_a_full_store_says_so_and_has_room_again_once_keys_have_expired(tmp_path
                 await store.begin("a", str(taken), b"d")
                 await store.finish("a", str(taken), 200, bytes(20_000))
                 taken += 1
-        assert 40 < taken < 60
+        assert 20 < taken < 30, "half of the store is left for others"
         assert await store.begin("a", "0", b"d") is not None, "what is kept is still answered"
         now[0] += DAY + 1
         assert await store.begin("a", "0", b"d") is None
@@ -75,6 +75,29 @@ def test_calls_under_way_are_counted_as_what_they_may_take(tmp_path: Path) -> No
         assert number <= 2**20 // answers_kept.RESERVED_BYTES
 
     with_store(tmp_path, work)
+
+
+def test_a_caller_that_fills_the_store_leaves_room_for_others(tmp_path: Path) -> None:
+    async def fill(store: AnswersKept, caller: str) -> int:
+        with pytest.raises(Full):
+            for number in range(1000):
+                await store.begin(caller, str(number), b"d")
+                await store.finish(caller, str(number), 200, bytes(10_000))
+        return number
+
+    async def first(store: AnswersKept) -> None:
+        counts = [await fill(store, caller) for caller in ("greedy", "also greedy", "third")]
+        assert counts[0] > counts[1] > counts[2] > 5
+        assert await store.begin("honest", "k", b"d") is None
+        await store.leave("honest")
+
+    async def second(store: AnswersKept) -> None:
+        with pytest.raises(Full):
+            await store.begin("greedy", "more", b"d")
+        assert await store.begin("honest", "k2", b"d") is None, "what each has is known after a restart"
+
+    with_store(tmp_path, first)
+    with_store(tmp_path, second)
 
 
 def calls(folder: Path, work: Callable[[KeyedCalls], Awaitable[Any]]) -> Any:

@@ -192,6 +192,42 @@ def test_ten_thousand_connections(daemon: Daemon) -> None:
                 peer.close()
 
 
+def test_a_caller_that_takes_every_place_leaves_some_for_others(daemon: Daemon) -> None:
+    with Door(daemon, {"in_flight": 16}) as door:
+        greedy, honest = door.token("greedy"), door.token("honest")
+        with concurrent.futures.ThreadPoolExecutor(16) as pool:
+            running = [pool.submit(door.act, "sleeper", {"seconds": 3}, greedy) for _ in range(16)]
+            time.sleep(1)
+            answer = door.act("echo-it", {}, honest)
+            assert answer.status == 200, answer
+            codes = [one.result() for one in running]
+        assert sum(one.status == 503 and one.reason == "door_full" for one in codes) == 8
+    daemon.write_config({"door.in_flight": 1000})
+
+
+@pytest.mark.parametrize(("lines", "status"), [
+    ((b"X-Forwarded-Proto: https",), 401), ((b"X-Forwarded-Proto: https", b"X-Forwarded-Proto: http"), 403),
+    ((b"X-Forwarded-Proto: https, http",), 403), ((), 403)])
+def test_a_line_of_the_callers_own_is_not_the_proxys_word(daemon: Daemon, lines: tuple[bytes, ...], status: int
+                                                           ) -> None:
+    """Some proxies add a line of their own to the one that the caller has sent."""
+    with Door(daemon, {"trusted_proxy": "127.0.0.1"}) as door:
+        ask = head(door, *lines, b"Connection: close", path=b"/v1/plugins", method=b"GET")
+        assert door.raw(ask).split(b" ", 2)[1] == b"%d" % status
+    daemon.write_config({"door.trusted_proxy": ""})
+
+
+def test_wrong_tokens_count_for_the_address_that_the_proxy_names(daemon: Daemon) -> None:
+    with Door(daemon, {"trusted_proxy": "127.0.0.1"}) as door:
+        said = set()
+        for number in range(130):
+            ask = head(door, b"X-Forwarded-Proto: https", b"X-Forwarded-For: 192.0.2.%d" % number,
+                       b"X-Forwarded-For: 198.51.100.1", b"Connection: close", path=b"/v1/plugins", method=b"GET")
+            said.add(door.raw(ask).split(b" ", 2)[1])
+        assert said == {b"401", b"429"}, "an address for each try is an address that the caller made up"
+    daemon.write_config({"door.trusted_proxy": ""})
+
+
 def test_a_key_set_that_cannot_be_had_is_no_refusal_and_no_entry(daemon: Daemon) -> None:
     with socket.socket() as listener:  # it takes connections and says nothing
         listener.bind(("127.0.0.1", 0))

@@ -88,6 +88,7 @@ def test_names_that_some_file_system_would_take_for_one_are_refused(names: tuple
     ("x.pyc", b"x", "compiled_code"), ("__pycache__/x.txt", b"x", "compiled_code"),
     ("x.py", b"\xff", "not_utf8"), ("x.py", b"# coding: latin-1\n", "not_utf8"), ("x.py", b"\xef\xbb\xbfx", "not_utf8"),
     ("x.py", b"a\0b", "not_utf8"), ("x.py", "x = 1".encode("utf-16"), "not_utf8"),
+    ("x.py", b"# harmless\rprint('hidden')\n", "line_ends"),
 ])
 def test_native_compiled_and_undecodable_code_is_refused(name: str, body: bytes, code: str, tmp_path: Path) -> None:
     made = {**files(), name: body}

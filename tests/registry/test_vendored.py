@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -123,6 +124,47 @@ def test_files_in_vendor_are_the_lock_s_or_the_bundle_is_refused(vendored: dict[
     assert "vendor_changed" in problems({**vendored, LOCK_NAME: json.dumps(lock).encode()})
     asks = json.loads(vendored["manifest.json"]) | {"dependencies": ["loud<2", "other"]}
     assert problems({**vendored, "manifest.json": json.dumps(asks).encode()}) == {"not_vendored"}
+
+
+def forged(given: dict[str, bytes], record: bytes, count: int = 1, **package: str) -> dict[str, bytes]:
+    """``given`` with a lock that names ``count`` packages of one list of files."""
+    one = {"name": "loud", "version": "2.0", "licence": "MIT", "wheel": "loud.whl", "sha256": "0" * 64, "info": "info",
+           "record": hashlib.sha256(record).hexdigest(), **package}
+    packages = [{**one, "name": f"loud{number or ''}"} for number in range(count)]
+    return {**{path: body for path, body in given.items() if not path.startswith("vendor/")},
+            "vendor/info/RECORD": record,
+            LOCK_NAME: json.dumps({"version": 1, "requires": ["loud"], "packages": packages}).encode()}
+
+
+NAMES = b"".join(b"%x,,\n" % number for number in range(50_000))
+LYING = {
+    "a field without an end": ((b"a" * 200_000 + b",sha256=x,1\n",), {}, "vendor_changed"),
+    "a quote without an end": ((b'"' + b"a" * 200_000,), {}, "vendor_changed"),
+    "a carriage return": ((b"a\rb,sha256=x,1\n",), {}, "vendor_changed"),
+    "a byte of NUL": ((b"a\0b,sha256=x,1\n",), {}, "vendor_changed"),
+    "a version of 5,000 digits": ((b"",), {"version": "1" * 5000}, "lock_malformed"),
+    "a version that is none": ((b"",), {"version": "not a version"}, "vendor_unknown"),
+    "50,000 files": ((NAMES,), {}, "vendor_too_many"),
+    "a way out": ((b"../plugin.py,,\ninfo/RECORD,,\n",), {"info": "info"}, "vendor_changed"),
+    "two hundred packages of one list": ((NAMES[:100_000], 200), {}, "vendored_twice"),
+}
+
+
+@pytest.mark.parametrize("name", LYING)
+def test_a_lock_that_lies_is_refused_and_costs_little(vendored: dict[str, bytes], name: str) -> None:
+    arguments, package, code = LYING[name]
+    made = forged(vendored, *arguments, **package)
+    begun = time.process_time()
+    with pytest.raises(Refusal) as caught:
+        make_bundle(made, "x")
+    assert code in {problem["code"] for problem in caught.value.problems}
+    assert len(caught.value.problems) <= 210 and time.process_time() - begun < 5
+
+
+def test_the_entry_point_is_the_authors_own_file(vendored: dict[str, bytes]) -> None:
+    manifest = json.loads(vendored["manifest.json"])
+    manifest["manifest"]["entrypoint"] = "vendor/loud/__init__.py"
+    assert problems({**vendored, "manifest.json": json.dumps(manifest).encode()}) == {"entrypoint_vendored"}
 
 
 def test_findings_in_a_package_weigh_less_and_own_code_counts_alone(vendored: dict[str, bytes]) -> None:

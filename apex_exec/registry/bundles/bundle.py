@@ -227,7 +227,7 @@ def is_native(name: str, body: bytes) -> bool:
     return False
 
 
-def _file_problems(files: dict[str, bytes]) -> Iterator[dict[str, Any]]:
+def _file_problems(files: dict[str, bytes], is_stored: bool) -> Iterator[dict[str, Any]]:
     for name, body in files.items():
         if name.lower().endswith((".pyc", ".pyo")) or "__pycache__" in name.split("/"):
             yield _problem("compiled_code", name, "compiled Python is not accepted", "ship the source only")
@@ -235,6 +235,10 @@ def _file_problems(files: dict[str, bytes]) -> Iterator[dict[str, Any]]:
             continue  # a package may declare another encoding; its files are the wheel's, unchanged
         elif name.endswith((".py", ".pyi", ".pyw")) and (wrong := _source_problem(body)):
             yield _problem("not_utf8", name, f"Python source must be plain UTF-8: {wrong}", "save it as UTF-8")
+        elif name.endswith((".py", ".pyi", ".pyw")) and not is_stored and _LONE_RETURN.search(body):
+            yield _problem("line_ends", name, "a carriage return stands alone: Python begins a new line there, and an "
+                           "editor shows what follows as part of the line before, of a comment for example",
+                           "save it with line ends LF or CR LF")
 
 
 def _native_problems(files: dict[str, bytes], is_javascript: bool) -> Iterator[dict[str, Any]]:
@@ -291,7 +295,7 @@ def make_bundle(files: dict[str, bytes], where: str, left_out: Collection[str] =
     problems = [_problem("unsafe_path", ascii(name)[1:-1], wrong, "use plain relative paths")
                 for name in files if (wrong := _name_problem(name))]
     problems += _collisions(list(files))
-    problems += _file_problems(files)
+    problems += _file_problems(files, is_stored)
     if not is_stored and not Bounds.fit(len(files), sum(map(len, files.values()))):
         problems.append(_too_large({name: len(body) for name, body in files.items()}))
     data = files.get("manifest.json")
@@ -316,6 +320,10 @@ def make_bundle(files: dict[str, bytes], where: str, left_out: Collection[str] =
     elif manifest is not None and manifest.entrypoint.startswith("tests/"):
         problems.append(_problem("entrypoint_missing", manifest.entrypoint, "tests/ is not loaded into workers",
                                  "move the entry point out of tests/"))
+    elif (manifest is not None and not is_stored and not is_javascript and LOCK_NAME in files
+          and manifest.entrypoint.startswith(VENDOR)):  # what is a package's is not read as the author's own
+        problems.append(_problem("entrypoint_vendored", manifest.entrypoint, "the entry point is a file of a package",
+                                 "write it beside vendor/, and import the package there"))
     if manifest is not None:
         problems += picture_problems(manifest, files)
     if problems:

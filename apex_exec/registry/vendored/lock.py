@@ -13,6 +13,7 @@ import binascii
 import csv
 import hashlib
 import io
+import itertools
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -27,6 +28,15 @@ LOCK_NAME = "vendor.lock.json"
 VENDOR = "vendor/"
 PACKAGES_MAX = 200
 REQUIREMENT_CHARACTERS_MAX = 200
+WORDS_CHARACTERS_MAX = 200
+"""Each word of a package's line: its name, its version, its licence. Python reads no version of thousands of digits."""
+RECORD_ROWS_MAX = 20_000
+"""The files of one wheel."""
+ALL_ROWS_MAX = 100_000
+"""The files of all wheels of a bundle together. The registrar reads a row in three microseconds, in a thread that
+others wait for, and a list of nothing but short names has a million rows in a few megabytes."""
+PROBLEMS_MAX = 100
+"""As many as a refusal shows; nobody needs to look for more."""
 _AGAIN = "put it back with `apex-exec plugin add`; code of your own belongs beside plugin.py, not in vendor/"
 
 
@@ -88,6 +98,10 @@ def read_lock(files: Mapping[str, bytes]) -> Lock | None:
     if lock.version != 1 or len(lock.packages) > PACKAGES_MAX:
         raise Refusal("lock_malformed", f"{LOCK_NAME}: not of version 1, or over {PACKAGES_MAX} packages",
                       code=Code.INVALID_INPUT, hint="make it anew with `apex-exec plugin add`")
+    for one in lock.packages:
+        if max(map(len, (one.name, one.version, one.licence, one.wheel, one.info))) > WORDS_CHARACTERS_MAX:
+            raise Refusal("lock_malformed", f"{LOCK_NAME}: {one.name[:40]!a}: a word of over {WORDS_CHARACTERS_MAX} "
+                          "characters", code=Code.INVALID_INPUT, hint="make it anew with `apex-exec plugin add`")
     return lock
 
 
@@ -107,7 +121,12 @@ def locked_files(files: Mapping[str, bytes]) -> dict[str, Package]:
 
 
 def lock_problems(files: Mapping[str, bytes], dependencies: tuple[str, ...] | list[str]) -> Iterator[dict[str, Any]]:
-    """What is wrong between the manifest's dependencies, the lock, and the files in ``vendor/``."""
+    """What is wrong between the manifest's dependencies, the lock, and the files in ``vendor/``; the first
+    PROBLEMS_MAX of it."""
+    return itertools.islice(_lock_problems(files, dependencies), PROBLEMS_MAX)
+
+
+def _lock_problems(files: Mapping[str, bytes], dependencies: tuple[str, ...] | list[str]) -> Iterator[dict[str, Any]]:
     try:
         lock = read_lock(files)
     except Refusal as error:
@@ -119,6 +138,9 @@ def lock_problems(files: Mapping[str, bytes], dependencies: tuple[str, ...] | li
                            "run `apex-exec plugin add` in the plugin's folder")
         return
     yield from _name_problems(lock, dependencies)
+    if wrong := list(_record_problems(files, lock)):
+        yield from wrong
+        return
     known: dict[str, str] = {}
     for package in lock.packages:
         yield from _file_problems(files, package, known)
@@ -149,6 +171,26 @@ def _name_problems(lock: Lock, dependencies: tuple[str, ...] | list[str]) -> Ite
                            "run `apex-exec plugin add` in the plugin's folder")
 
 
+def _record_problems(files: Mapping[str, bytes], lock: Lock) -> Iterator[dict[str, Any]]:
+    """Why the lists of files are not worth reading: one is read for one package, and all together are bounded."""
+    owners: dict[str, str] = {}
+    rows = 0
+    for package in lock.packages:
+        record, called = f"{VENDOR}{package.info}/RECORD", f"{package.name} {package.version}"
+        if record in owners:
+            yield _problem("vendored_twice", record, f"{called} and {owners[record]} both have this list of files",
+                           "keep one of the two packages")
+        elif record in files:
+            count = _rows(files[record])
+            rows += count
+            if count > RECORD_ROWS_MAX or rows > ALL_ROWS_MAX:
+                yield _problem("vendor_too_many", record, f"with {called} the packages have {rows:,} files; at most "
+                               f"{RECORD_ROWS_MAX:,} of one and {ALL_ROWS_MAX:,} of all are accepted",
+                               "take a smaller package")
+                return
+        owners[record] = called
+
+
 def _file_problems(files: Mapping[str, bytes], package: Package, known: dict[str, str]) -> Iterator[dict[str, Any]]:
     called = f"{package.name} {package.version}"
     record = f"{VENDOR}{package.info}/RECORD"
@@ -158,7 +200,12 @@ def _file_problems(files: Mapping[str, bytes], package: Package, known: dict[str
                        _AGAIN)
         return
     left_out = set(package.left_out)
-    for name, digest in _recorded(files, package).items():
+    try:
+        recorded = parse_record(body)
+    except ValueError as error:
+        yield _problem("vendor_changed", record, f"it is no list of files: {error}", _AGAIN)
+        return
+    for name, digest in recorded.items():
         path = VENDOR + name
         if path not in files:
             if name not in left_out:
@@ -176,9 +223,15 @@ def _file_problems(files: Mapping[str, bytes], package: Package, known: dict[str
 
 def parse_record(body: bytes) -> dict[str, bytes]:
     """path → SHA-256 of a wheel's RECORD, b"" where it has none (its own line, signatures). Stronger hashes than
-    SHA-256 count as none: no wheel of a usual builder has them."""
+    SHA-256 count as none: no wheel of a usual builder has them. Raises ValueError for what is no such list."""
+    if _rows(body) > RECORD_ROWS_MAX:
+        raise ValueError(f"it names over {RECORD_ROWS_MAX:,} files")
+    try:
+        rows = list(csv.reader(io.StringIO(body.decode("utf-8", "replace"))))
+    except csv.Error as error:
+        raise ValueError(f"it is not CSV: {error}"[:200]) from None
     found: dict[str, bytes] = {}
-    for row in csv.reader(io.StringIO(body.decode("utf-8", "replace"))):
+    for row in rows:
         if len(row) < 2:
             continue
         kind, _, text = row[1].partition("=")
@@ -190,6 +243,11 @@ def parse_record(body: bytes) -> dict[str, bytes]:
     return found
 
 
+def _rows(body: bytes) -> int:
+    """How many rows a RECORD has at most. That costs next to nothing."""
+    return body.count(b"\n") + 1
+
+
 def installed_path(name: str) -> str:
     """Where a file of a wheel lies once it is installed: what is below ``<name>.data/purelib/`` goes to the top."""
     match = re.fullmatch(r"[^/]+\.data/(?:purelib|platlib)/(.+)", name)
@@ -198,7 +256,10 @@ def installed_path(name: str) -> str:
 
 def _recorded(files: Mapping[str, bytes], package: Package) -> dict[str, bytes]:
     body = files.get(f"{VENDOR}{package.info}/RECORD")
-    return parse_record(body) if body is not None else {}
+    try:
+        return parse_record(body) if body is not None else {}
+    except ValueError:
+        return {}
 
 
 def facts(lock: Lock | None, files: Mapping[str, bytes]) -> list[dict[str, Any]]:

@@ -13,11 +13,10 @@ from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import canonicalize_name
 
 from apex_exec.errors import Code, Refusal
-from apex_exec.registry.vendored.lock import Package, installed_path, parse_record
+from apex_exec.registry.vendored.lock import RECORD_ROWS_MAX, Package, installed_path, parse_record
 
 WHEEL_BYTES_MAX = 256 * 1024 * 1024
 """What all files of one wheel may hold unpacked; the bundle's own bound is far below."""
-ENTRIES_MAX = 20_000
 LICENCE_CHARACTERS_MAX = 100
 _NOT_PYTHON = re.compile(r"\.(pyi|pyx|pxd|pxi|c|cc|cpp|h|hpp|pyc|pyo)\Z")
 """What neither the interpreter nor a reviewer of a plugin needs: stubs, sources of compiled parts, caches."""
@@ -47,8 +46,8 @@ def read_wheel(path: Path, is_native: Callable[[str, bytes], bool]) -> Wheel:
     try:
         with zipfile.ZipFile(path) as archive:
             infos = [info for info in archive.infolist() if not info.is_dir()]
-            if len(infos) > ENTRIES_MAX or sum(info.file_size for info in infos) > WHEEL_BYTES_MAX:
-                raise _broken(path, f"over {ENTRIES_MAX} files or {WHEEL_BYTES_MAX} bytes")
+            if len(infos) > RECORD_ROWS_MAX or sum(info.file_size for info in infos) > WHEEL_BYTES_MAX:
+                raise _broken(path, f"over {RECORD_ROWS_MAX} files or {WHEEL_BYTES_MAX} bytes")
             bodies = {info.filename: archive.read(info) for info in infos}
     except (OSError, zipfile.BadZipFile, RuntimeError, NotImplementedError, EOFError) as error:
         raise _broken(path, str(error)) from None
@@ -60,7 +59,10 @@ def read_wheel(path: Path, is_native: Callable[[str, bytes], bool]) -> Wheel:
     if record is None:
         raise _broken(path, "it has no RECORD of its files")
     headers = HeaderParser().parsestr(bodies[f"{info}/METADATA"].decode("utf-8", "replace"))
-    recorded = parse_record(record)
+    try:
+        recorded = parse_record(record)
+    except ValueError as error:
+        raise _broken(path, f"RECORD: {error}") from None
     files, left_out, native = _sorted_out(bodies, is_native)
     for name, body in files.items():
         if name != f"{info}/RECORD" and recorded.get(name) != hashlib.sha256(body).digest():
