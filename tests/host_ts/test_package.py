@@ -5,18 +5,15 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
-import tarfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 import apex_exec
-from tests.host_ts.conftest import HOST_TS
+from tests.host_ts.conftest import HOST_TS, run
 from tests.support import need
 from tests.support.daemon import USER, Daemon
 
-BUN, DENO = "bun@1", "deno@2"
 CALL = f'''
 const client = new ApexClient(process.argv[2]);
 const made = [];
@@ -29,34 +26,6 @@ client.on("connect", () => made.push("connect"));
   await client[Symbol.asyncDispose]();
 }})();
 '''
-
-
-def run(*arguments: str, cwd: Path, **options: object) -> str:
-    done = subprocess.run(list(arguments), cwd=cwd, capture_output=True, text=True, timeout=500)
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-    return done.stdout
-
-
-@pytest.fixture(scope="module")
-def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A fresh project with the packed package; nothing is downloaded."""
-    need(shutil.which("npm"), "npm is not installed")
-    need((HOST_TS / "node_modules/.bin/tsc").exists(), f"run `npm ci` in {HOST_TS}")
-    folder = tmp_path_factory.mktemp("project")
-    for package in (HOST_TS, HOST_TS / "node_modules/@msgpack/msgpack"):
-        scripts = () if package == HOST_TS else ("--ignore-scripts",)
-        run("npm", "pack", str(package), "--pack-destination", str(folder), "--ignore-scripts=false", *scripts,
-            cwd=package)
-    packed = sorted(folder.glob("*.tgz"))
-    with tarfile.open(next(path for path in packed if path.name.startswith("apex-exec-host"))) as made:
-        names = {name.removeprefix("package/") for name in made.getnames()}
-    assert {"dist/esm/client.js", "dist/esm/client.d.ts", "dist/cjs/client.js", "dist/cjs/client.d.ts",
-            "dist/cjs/package.json", "package.json", "README.md"} <= names
-    assert not [name for name in names if name.endswith(".ts") and not name.endswith(".d.ts")]
-    (folder / "package.json").write_text('{"private": true}')
-    run("npm", "install", "--offline", "--no-audit", "--no-fund", *(f"./{path.name}" for path in packed), cwd=folder)
-    assert not (folder / "node_modules/zeromq").exists()
-    yield folder
 
 
 def test_its_version_is_the_daemons() -> None:
@@ -102,17 +71,3 @@ def test_it_bundles_into_one_file_without_an_addon(bundle: Path, daemon: Daemon,
     shutil.copy(bundle, alone)
     assert alone.stat().st_size < 200_000
     answer(run("node", str(alone), daemon.endpoint, cwd=tmp_path))
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(("package", "program", "before"), [
-    (BUN, "node_modules/@oven/bun-linux-x64/bin/bun", ()),
-    (DENO, "node_modules/@deno/linux-x64-glibc/deno", ("run", "-A"))], ids=["bun", "deno"])
-def test_it_runs_on_other_runtimes(package: str, program: str, before: tuple[str, ...], bundle: Path, daemon: Daemon,
-                                   tmp_path: Path) -> None:
-    (tmp_path / "package.json").write_text('{"private": true}')
-    got = subprocess.run(["npm", "install", "--ignore-scripts", "--no-audit", "--no-fund", package], cwd=tmp_path,
-                         capture_output=True, text=True, timeout=900)
-    need(got.returncode == 0 and (tmp_path / program).exists(), f"npm cannot install {package}")
-    shutil.copy(bundle, tmp_path)
-    answer(run(str(tmp_path / program), *before, "bundle.mjs", daemon.endpoint, cwd=tmp_path))
