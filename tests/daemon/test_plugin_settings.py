@@ -153,6 +153,20 @@ def test_a_secret_stands_in_no_reply_no_log_no_effect_and_no_file(daemon: Daemon
         path.read_bytes() for path in (daemon.folder / "copy").rglob("*") if path.is_file())
 
 
+def test_a_secret_stands_in_no_answer_about_a_trial_of_the_daemons_own(daemon: Daemon, tmp_path: Path) -> None:
+    folder = tmp_path / "own"
+    folder.mkdir()
+    (folder / "manifest.json").write_bytes(manifest("own", "plugin.py", ["ui:render", "events:emit", "network:fetch"]))
+    (folder / "plugin.py").write_text(PYTHON.replace('id="set"', 'id="own"'))
+    operate(daemon, "plugin.install", path=str(folder))
+    operate(daemon, "plugin.enable", id="own")
+    operate(daemon, "plugin.settings.set", id="own", values={"apiKey": SECRET})
+    said = operate(daemon, "plugin.verify", id="own", hook="onActionExecute",
+                   payload={"action": "raise", "context": {}})
+    assert not said["ok"] and "no answer for [secret]" in json.dumps(said) and SECRET not in json.dumps(said)
+
+
+
 BAD: list[tuple[dict[str, Any], str]] = [
     ({"values": {"region": "asia"}}, "bad_value"),
     ({"values": {"region": 3}}, "bad_value"),

@@ -4,7 +4,8 @@
   declares: ``{hooks, permissions, usesLoop, version}``. ``files`` are the bundle's; without them its blob is read.
 - ``canary`` ``{spec, hook?, userId?, payload?}``: prepares a worker of ``spec`` beside the live one and, with a hook,
   runs one call on it: ``{digest}``; the next ``set`` with that digest adopts it.
-- ``smoke`` ``{plugin, hook, userId, payload}``: runs one call on what is served now: ``{executionTimeMs}``.
+- ``smoke`` ``{plugin, hook, userId, payload, shown?}``: runs one call on what is served now: ``{executionTimeMs}``, and
+  if the answer is to be ``shown``, ``{result, effects, usage}`` too. No host gets the effects.
 - ``drop`` ``{plugin}``: gives a prepared generation up.
 
 What does not work is answered with ``ok`` false and ``{code, message, details}``.
@@ -25,7 +26,8 @@ from apex_exec.core.scheduler.pool import MS_NS, Pool
 from apex_exec.daemon.administration.registrar_link import Answer, Ask
 from apex_exec.executor.links.jobs import Probe
 from apex_exec.executor.local import LocalExecutor
-from apex_exec.executor.outcome import Settled, at_place, settle
+from apex_exec.executor.outcome import Settled, at_place
+from workers.wire import Reply
 
 if TYPE_CHECKING:
     from apex_exec.daemon.hosts.pending_table import PendingTable
@@ -85,13 +87,13 @@ class JailRequests:
             previous(False, _failed("CANCELLED", "another trial of the same bundle has begun"))
         self._judging[(spec.id, spec.digest)] = answer
         if canary is not None:
-            self._verdicts.watch(canary.call, lambda verdict: self._tried((spec.id, spec.digest), verdict))
+            self._verdicts.watch(canary.call, lambda _, outcome, __: self._tried((spec.id, spec.digest), outcome))
         self._step(ev.GenerationPrepared(spec, canary), now_ns)
 
-    def _tried(self, trial: tuple[str, str], verdict: act.Verdict) -> None:
+    def _tried(self, trial: tuple[str, str], outcome: Settled) -> None:
         """Keeps what came of the trial's call until its generation is judged: the core knows the code, and not why."""
-        if verdict.code and trial in self._judging:  # a result is checked beside the loop, and not once more here
-            self._outcomes[trial] = settle(verdict)
+        if outcome.code and trial in self._judging:
+            self._outcomes[trial] = outcome
 
     def judged(self, action: act.GenerationJudged) -> None:
         """The outcome of a prepared generation; one that was not prepared here is ignored."""
@@ -115,12 +117,14 @@ class JailRequests:
             return
         event = self._call(spec.id, spec.limits.timeout_ms, params, now_ns)
 
-        def settled(verdict: act.Verdict) -> None:
-            outcome = settle(verdict, rendering=self._verdicts.rendering(verdict))
+        def settled(verdict: act.Verdict, outcome: Settled, effects: list[Any]) -> None:
             if outcome.code:
                 answer(False, _failed(outcome.code, _said(outcome), outcome.details))
-            else:
-                answer(True, {"executionTimeMs": outcome.usage.execution_time_ms})
+                return
+            said: dict[str, Any] = {"executionTimeMs": outcome.usage.execution_time_ms}
+            if params.get("shown") and isinstance(verdict.body, Reply):
+                said |= {"result": verdict.body.result, "effects": effects, "usage": outcome.usage}
+            answer(True, said)
 
         self._verdicts.watch(event.call, settled)
         self._step(event, now_ns)

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import msgspec
 
 from apex_exec.core.actions import Verdict
 from apex_exec.daemon.hosts.connections import Peer
 from apex_exec.errors import Code, WireError
+from apex_exec.executor.outcome import Settled
 
 LARGE_BYTES_MAX = 256 * 1024 * 1024
 """Of all large requests without a reply; above, another is OVERLOADED. The number of small ones has its own bounds."""
+
+Watcher = Callable[[Verdict, Settled, list[Any]], None]
+"""``watcher(verdict, outcome, effects)`` gets what one of the daemon's own calls has come to. Secrets are out of
+``outcome``, and not of ``verdict``; ``effects`` are those that a host would get."""
 
 
 class Pending(msgspec.Struct, gc=False):
@@ -30,8 +36,8 @@ class PendingTable:
         """Invocations of hosts. What a dispatch has under way is in ``dispatch_runs``."""
         self.traces: dict[int, str] = {}
         """The traceparent of those calls that came with one."""
-        self.watched: dict[int, Callable[[Verdict], None]] = {}
-        """Calls of the daemon's own, with what is called with the verdict instead of a host."""
+        self.watched: dict[int, Watcher] = {}
+        """Calls of the daemon's own, with what is called instead of a host."""
         self.next_call = 1
         self.large_bytes = 0
         """How many bytes of large requests are held."""

@@ -13,7 +13,7 @@ from apex_exec.core.actions import Verdict
 from apex_exec.core.policy import Denied, check
 from apex_exec.core.scheduler.pool import Pool
 from apex_exec.daemon.hosts.dispatch_runs import DispatchRuns
-from apex_exec.daemon.hosts.pending_table import PendingTable
+from apex_exec.daemon.hosts.pending_table import PendingTable, Watcher
 from apex_exec.daemon.hosts.replies import Replies
 from apex_exec.daemon.sides.result_checks import is_dear
 from apex_exec.errors import FAILURES, Code, is_retryable
@@ -58,8 +58,8 @@ class Verdicts:
         self._plugin_settings = plugin_settings
         self._redactors = plugin_settings.redactors
 
-    def watch(self, call: int, settled: Callable[[Verdict], None]) -> None:
-        """Has ``settled`` called with the verdict of ``call``, which is one of the daemon's own and not a host's."""
+    def watch(self, call: int, settled: Watcher) -> None:
+        """Has ``settled`` called with what ``call``, which is one of the daemon's own and not a host's, has come to."""
         self._table.watched[call] = settled
 
     def _memory_mb_max(self, verdict: Verdict) -> float:
@@ -210,7 +210,7 @@ class Verdicts:
         pending = self._calls.pop(call, None)
         if pending is None:
             if not self._dispatches.settled(verdict, outcome, effects) and call in self._table.watched:
-                self._table.watched.pop(call)(verdict)
+                self._table.watched.pop(call)(verdict, outcome, effects)
             return
         if code:
             body = _encode(msg.Error(
