@@ -118,6 +118,22 @@ def test_two_daemons_with_one_chain_id_are_told_apart_and_only_one_ships(url: st
     engine.dispose()
 
 
+def test_restarts_while_the_database_is_away_do_not_make_a_daemon_a_stranger_to_its_own_chain(
+        url: str, tmp_path: Path) -> None:
+    """Each life notes its mark before it ships, and those that never could must not push out the one that did."""
+    engine, away = open_market(url), sa.create_engine("postgresql+psycopg://nobody@/away?host=/nowhere")
+    ledger = Ledger(tmp_path, "one")
+    ledger.write(10)
+    assert shipper(engine, ledger).ship() == 10
+    ledger.write(5, seed=1)
+    for _ in range(3):
+        with pytest.raises(Refusal) as caught:
+            shipper(away, ledger).ship()
+        assert caught.value.reason == "store_unusable"
+    assert shipper(engine, ledger).ship() == 5
+    engine.dispose()
+
+
 def test_a_database_that_was_restored_gets_the_missing_events_again_and_counts_them_once(
         postgres: Postgres, url: str, tmp_path: Path) -> None:
     engine = open_market(url)
