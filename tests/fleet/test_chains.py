@@ -157,6 +157,7 @@ def test_a_database_that_was_restored_gets_the_missing_events_again_and_counts_t
 def test_a_month_is_closed_once_every_chain_of_it_has_arrived_and_whoever_is_missing_is_named(
         postgres: Postgres, url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("apex_exec.market.shop.storefront.CHAINS_SECONDS", 0.2)
+    monkeypatch.setattr("apex_exec.market.long_operations.ANSWER_SECONDS", 60)  # the outcome, and not an id
     market = Market(tmp_path / "own", url)
     market.enable("sums", "")
     own = Ledger(tmp_path / "own", "state")
