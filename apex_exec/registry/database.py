@@ -16,7 +16,8 @@ from types import MappingProxyType
 from typing import Any, NamedTuple, TypeVar
 
 import sqlalchemy as sa
-from sqlalchemy.exc import DatabaseError, DBAPIError, OperationalError, SQLAlchemyError
+from sqlalchemy.exc import DatabaseError, DBAPIError, InvalidRequestError, SQLAlchemyError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from apex_exec.common.backoff import Backoff
 from apex_exec.common.sqlite import open_ours, path_of
@@ -150,8 +151,8 @@ def transact(engine: sa.Engine, name: str, work: Callable[[sa.Connection], T], *
         try:
             with engine.execution_options(reads=reads).begin() as db:
                 return work(db)
-        except (OperationalError, DBAPIError) as error:
-            if getattr(error.orig, "sqlstate", "") in ("40001", "40P01") and attempt < ATTEMPTS_MAX:
+        except (DBAPIError, InvalidRequestError, PoolTimeout) as error:  # the last two: no connection could be had
+            if getattr(getattr(error, "orig", None), "sqlstate", "") in ("40001", "40P01") and attempt < ATTEMPTS_MAX:
                 time.sleep(random.uniform(0, pauses.take()))
                 continue
             raise unusable(name, error) from error

@@ -143,21 +143,18 @@ class Fleet:
     # ------------------------------------------------------------------ the roster
     def _roster(self, roster: Roster) -> None:
         """Who may be a member, from now on."""
-        self._heard = True
+        self._heard = self._heard or bool(roster.nodes) or not roster.problem
         nodes = {node.name: node for node in roster.nodes}
         for name, why in roster.refused.items():
             if self.refused.get(name) != why:
-                log.warning("the node %s is no member: %s", name, why)
+                log.error("this node, %s: %s", name, why) if name == self.name else log.warning(
+                    "the node %s is no member: %s", name, why)
         if roster.problem and roster.problem != self.problem:
             log.warning("the fleet's members stay as they are: %s", roster.problem)
         self.refused, self.problem = dict(roster.refused), roster.problem
         own = nodes.pop(self.name, None)
         if own is not None:
             self.membership.weigh(own.capacity)
-            if self._endpoint.public.decode() not in own.curves:
-                self.refused[self.name] = "another node has this name: its statement has another CURVE key"
-                log.error("fleet.node: another node has the name %s: the book's statement has another CURVE key",
-                          self.name)
         self._endpoint.admit(roster.nodes, self.name)
         new, gone = self.membership.roster({name: node.capacity for name, node in nodes.items()})
         for name in gone:
