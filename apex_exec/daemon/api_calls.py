@@ -155,18 +155,20 @@ class ApiCalls:
         if count > CALLS_ABUSE:  # before it is paced: a number is free, and would hold the plugin's links for years
             self._violated(link, "effects without end, or too much of them at once", now_ns)
             return
-        self._pace(link, now_ns, count)
         found = self._running_on(link, message.seq, now_ns)
         if found is None:
+            self._pace(link, now_ns, count)
             return
         running, request = found
         if running.calls + count > CALLS_ABUSE or (len(message.tries) > 1 and sum(
                 len(effect.body) for effect in message.tries) > TRIES_AT_ONCE_BYTES):
             self._violated(link, "effects without end, or too much of them at once", now_ns)
             return
-        spec = self._spec(request.plugin, link)
+        spec, before = self._spec(request.plugin, link), running.paced
         failed = self._effects.decide(running, spec, message.tries, now_ns,
                                       is_known=self._pool.spec(request.plugin) is not None)
+        if running.paced > before:
+            self._pace(link, now_ns, running.paced - before)
         if isinstance(failed, str):
             self._violated(link, failed, now_ns)
         elif failed is not None:
@@ -207,8 +209,9 @@ class ApiCalls:
             self._abandon(asked, "cancelled", "the hook waits for this call no longer")
 
     def _pace(self, link: WorkerLink, now_ns: int, count: int) -> None:
-        """Counts API calls and effects, refused or not, honest or not. Above its rate the plugin's links are not read
-        until it is kept again: the calls wait there, and what waits behind them is the plugin's own."""
+        """Counts API calls, refused or not, honest or not, and those effects that cost the ledger more than the
+        invocation itself (``effect_decisions``). Above its rate the plugin's links are not read until it is kept again:
+        the calls wait there, and what waits behind them is the plugin's own."""
         plugin = link.spec.id
         pace = self._paces.get(plugin)
         if pace is None:

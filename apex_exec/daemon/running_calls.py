@@ -40,8 +40,8 @@ class Asked(msgspec.Struct, gc=False):
 class Running:
     """What one invocation has asked for so far. ``open`` are its calls without an answer, by the worker's numbers."""
 
-    __slots__ = ("bytes", "calls", "containers", "effects", "last_word_ns", "open", "plugin", "refusals", "refused",
-                 "unrecorded", "user_id")
+    __slots__ = ("bytes", "calls", "containers", "effects", "last_word_ns", "open", "paced", "plugin", "recorded",
+                 "refusals", "refused", "unrecorded", "user_id")
 
     def __init__(self, plugin: str, user_id: str, begun_ns: int, deadline_ns: int) -> None:
         self.plugin = plugin
@@ -51,6 +51,8 @@ class Running:
         self.unrecorded: dict[str, Counter[str]] = {}  # by method and code: those that have no record of their own
         self.effects = Effects()
         self.calls = 0
+        self.recorded: set[str] = set()  # methods of effects that were taken and have a record
+        self.paced = 0  # effects that count against the plugin's rate: refusals, and further records of taken ones
         self.bytes = 0
         self.containers = 0
         self.open: dict[int, Asked] = {}

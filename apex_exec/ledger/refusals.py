@@ -1,9 +1,12 @@
-"""Decides which events are about a refused call: nothing was done for it, so it is neither usage nor a change. Pure."""
+"""Decides what an event of an API call counts for. A refused call had nothing done for it, so it is neither usage nor a
+change. Pure."""
 
 from __future__ import annotations
 
 from apex_exec.ledger.reading import Event
 
+API_EVENTS = ("plugin.api", "data.access", "data.modification", "data.deletion")
+"""Event types of API calls that were allowed, by what they touch."""
 REFUSED_CODES = frozenset((
     "permission_denied", "unknown_method", "invalid_params", "too_many_calls", "sql_syntax", "sql_forbidden",
     "sql_not_on_sqlite", "sql_parameters", "table_not_allowed", "column_not_allowed", "row_limit", "url_invalid",
@@ -23,6 +26,12 @@ def denials(event: Event) -> int:
         return sum(count for code, count in codes.items() if code in DENIED_CODES and isinstance(count, int))
     return int(event.event_type == "access.denied"
                or (event.result != "success" and event.metadata.get("code") in DENIED_CODES))
+
+
+def made(event: Event) -> int:
+    """How many API calls ``event``, which was not refused, is about: one, or the effects that share it."""
+    effects = event.metadata.get("effects")
+    return effects if isinstance(effects, int) and effects > 0 else 1
 
 
 def was_refused(event: Event) -> bool:

@@ -12,7 +12,7 @@ import msgspec
 
 from apex_exec.ledger.reading import Event
 from apex_exec.ledger.records import LedgerError
-from apex_exec.ledger.refusals import denials, was_refused
+from apex_exec.ledger.refusals import API_EVENTS, denials, made, was_refused
 
 QUARANTINE = ("breaker", "open")
 """``action`` and ``metadata.state`` of the ``security.anomaly`` which records that a plugin was paused."""
@@ -106,9 +106,9 @@ def _count(row: Row, event: Event, users: set[str]) -> None:
         if event.action in APPROVAL_ACTIONS and event.result == "success" and len(row.approvals) < LIST_MAX:
             row.approvals.append({"at": event.timestamp, "decision": APPROVAL_ACTIONS[event.action],
                                   "by": event.user_id, **_approval(metadata)})
-    else:  # plugin.api, data.access, data.modification, data.deletion
+    elif kind in API_EVENTS:
         row.denials += denials(event)
-        row.api_calls += not was_refused(event)
+        row.api_calls += 0 if was_refused(event) else made(event)
         row.data_changes += event.result == "success" and kind in ("data.modification", "data.deletion")
 
 
