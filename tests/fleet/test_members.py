@@ -9,7 +9,7 @@ import msgspec
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from apex_exec.daemon.fleet.fleet import COUNTS_MAX, in_parts
+from apex_exec.daemon.fleet.fleet import in_parts
 from apex_exec.errors import ConfigError, Refusal
 from apex_exec.fleet.books import FolderBook, TableBook
 from apex_exec.fleet.engines import engine_of
@@ -20,6 +20,7 @@ from apex_exec.fleet.process import announce
 from apex_exec.fleet.statements import Statement, members, refused_because, sign
 from apex_exec.registry.store import KeyRow
 from apex_exec.registry.trust.signing import key_id_of, raw_public
+from apex_exec.wire.node_messages import COUNTS_MAX
 
 KEY = Ed25519PrivateKey.generate()
 CURVE = "rq:rM>}U?@Lns47E1%kR.o@n%FcmmsL/@{H8]yf7"
