@@ -34,7 +34,7 @@ from apex_exec.gateway.sql.long_numbers import NUMBER_CHARACTERS_MAX, check_numb
 from apex_exec.gateway.sql.owners import Claim
 from apex_exec.gateway.sql.pieces import Shapes
 from apex_exec.gateway.sql.tables import OUTBOX, Table, unnamed
-from apex_exec.gateway.sql.values import Rows, array_text
+from apex_exec.gateway.sql.values import Rows, array_text, json_text
 from apex_exec.gateway.sql.wording import plain_names
 from apex_exec.gateway.sql.writes import Write
 from apex_exec.gateway.sql.written import Written
@@ -351,7 +351,7 @@ class Postgres:
             if name in of_numbers and isinstance(fitted, str) and has_long_number(fitted):
                 raise ApiFailure("sql_parameters", f"{name}: a number has at most {NUMBER_CHARACTERS_MAX} "
                                                    "characters and an exponent of three digits")
-            values.append(Jsonb(fitted) if isinstance(fitted, dict | list) else fitted)
+            values.append(Jsonb(fitted, json_text) if isinstance(fitted, dict | list) else fitted)
         return values
 
     async def _commit(self, connection: AsyncConnection[Any], record: Outgoing) -> None:
