@@ -149,8 +149,8 @@ def test_a_forged_number_of_refusals_costs_a_handful_of_records(daemon: Daemon) 
     def mine() -> list[Any]:
         return [event for event in of(daemon, "poor-liar") if event.event_type == "access.denied"]
 
-    assert say(daemon, effects(claim("permission_denied", 3900)), plugin="poor-liar")["type"] == "result"
-    rest = {"count": 3892, "codes": {"permission_denied": 3892}}
+    assert say(daemon, effects(claim("permission_denied", 900)), plugin="poor-liar")["type"] == "result"
+    rest = {"count": 892, "codes": {"permission_denied": 892}}  # at once after a rest: more would be read later
     wait_for(lambda: any(event.metadata == rest for event in mine()), 10)
     assert len(mine()) < 40, "eight, and one for the rest, beside those of the tests before"
 
