@@ -23,7 +23,7 @@ EXIT_INTERRUPTED = 130
 
 
 SECTIONS = {
-    "First steps": ("demo", "doctor", "version", "completion"),
+    "First steps": ("demo", "help", "doctor", "version", "completion"),
     "The daemon": ("serve", "stop", "status", "top", "config", "reload", "drain", "undrain", "fleet", "backup",
                    "restore", "secrets"),
     "Watching it": ("console", "deploy"),

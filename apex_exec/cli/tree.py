@@ -11,7 +11,7 @@ from apex_exec.cli.root import GROUPS, app
 from apex_exec.cli.verbs import build
 
 FILES = {
-    "demo": "demo", "doctor": "daemon.doctor", "version": "version", "completion": "completion",
+    "help": "help", "demo": "demo", "doctor": "daemon.doctor", "version": "version", "completion": "completion",
     "serve": "daemon.serve", "stop": "daemon.background", "status": "daemon.status", "top": "daemon.status",
     "config check": "daemon.config_check", "config init": "daemon.config_init",
     "reload": "daemon.operate", "drain": "daemon.operate",
