@@ -11,7 +11,7 @@ from apex_exec.config import ROLES
 from apex_exec.console import statements
 from apex_exec.console.acts import ACTS, Wrong
 from apex_exec.console.daemon_link import Away, Refused
-from apex_exec.console.figures import History, Shares, sparkline, verdict
+from apex_exec.console.figures import History, Uses, plot, verdict
 from apex_exec.console.queries import whole, words
 from apex_exec.console.sessions import Note
 from apex_exec.console.web import Web, may
@@ -40,7 +40,7 @@ class Pages:
         self._web = web_
         self._daemon = web_.daemon
         self._history = History()
-        self._shares = Shares()
+        self._uses = Uses()
 
     def add_to(self, app: web.Application) -> None:
         """Registers every page."""
@@ -60,10 +60,8 @@ class Pages:
         by = request.query.get("by", "")
         if by not in MEASURES:
             by = next((name for name in MEASURES if now["hurting"][name]), "failures")
-        line = self._history.line()
         return self._web.page(request, "overview.html", now=now, verdict=verdict(now), rates=rates, by=by,
-                              measures=MEASURES, line=sparkline(line), hurting=now["hurting"][by],
-                              peak=max((value for _, value in line), default=0.0))
+                              measures=MEASURES, line=plot(self._history.line()), hurting=now["hurting"][by])
 
     async def _plugins(self, request: web.Request) -> web.StreamResponse:
         session, query = self._web.person(request), request.query
@@ -99,9 +97,9 @@ class Pages:
             live = None
         lines, unread = await self._lines(request, id_)
         failures = [line for line in reversed(lines) if line["level"] == "error"][:FAILURES]
-        share = None if live is None else self._shares.percent(id_, live["cpuSeconds"], self._web.clock())
-        values: dict[str, Any] = {"id": id_, "live": live, "share": share, "lines": lines, "failures": failures,
-                                  "unread": unread}
+        plots = None if live is None else self._uses.add(id_, live, self._web.clock())
+        values: dict[str, Any] = {"id": id_, "live": live, "plots": plots, "share": plots and plots["share"],
+                                  "lines": lines, "failures": failures, "unread": unread}
         if request.headers.get("X-Fragment"):  # only what changes from second to second
             if live is None:
                 raise Away("the plugin was removed")

@@ -21,7 +21,8 @@ PHOTOGRAPHS = "APEXTEST_PHOTOGRAPHS"
 """Names a folder in which the run leaves its photographs; without it they go with the run's folder."""
 PLUGINS = 50
 SPIN = {"action": "spin", "context": {}}
-PAGES = {"overview": "/", "plugins": "/plugins", "plugin": "/plugins/spinner", "approvals": "/approvals",
+PAGES = {"overview": "/", "plugins": "/plugins", "plugin": "/plugins/spinner", "settings": "/plugins/spinner/settings",
+         "try": "/plugins/spinner/try", "upgrade": "/plugins/spinner/upgrade", "approvals": "/approvals",
          "audit": "/audit", "doctor": "/doctor"}
 
 

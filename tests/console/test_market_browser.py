@@ -14,6 +14,7 @@ from apex_exec.registry.trust.signing import key_id_of, load_private, new_key, r
 from tests.console.test_browser import PHOTOGRAPHS, faint
 from tests.console.walks import axe_source, complaints, faults, press, seen, sign_in, write
 from tests.market.shops import at
+from tests.registry.test_pictures import GOOD, png
 from tests.support.chromium import WIDTHS, be_wide, chromium, photograph
 from tests.support.console import Console, wait_until
 from tests.support.daemon import ECHO, USER, Daemon, write_plugin
@@ -41,7 +42,11 @@ def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
     folder = tmp_path_factory.mktemp("market")
     kept = books(folder / "d" / "state")
     kept.now_ns = at("2026-07-05")
-    kept.publish(write_sums(folder / "one"))
+    shown = write_sums(folder / "one", icon="icon.svg", screenshots=["1.png", "2.png"], licence="MIT", files={
+        "icon.svg": GOOD.decode()}, description="Adds up the orders of a table, refunds included.")
+    for number in (1, 2):
+        (shown / f"{number}.png").write_bytes(png(640, 400))
+    kept.publish(shown)
     for month, count, closed in (("2026-07", 4, "2026-08-02"), ("2026-08", 7, "2026-09-02"), ("2026-09", 9, "")):
         sell(kept, month, "sums", [(user(n + 20 * count), f"Customer {n % 4}") for n in range(count)])
         if closed:

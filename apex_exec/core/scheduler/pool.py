@@ -285,6 +285,12 @@ class Pool:
         slot = self.slots.get(plugin)
         return slot.users.paused(now_ns) if slot is not None and slot.users.known else 0
 
+    def trial(self, plugin: str) -> tuple[str, str] | None:
+        """(version, worker state) of the generation that is being tried beside the one that serves; None if none is."""
+        slot = self.slots.get(plugin)
+        tried = slot.successor if slot is not None else None
+        return None if tried is None or tried.role == "serving" else (tried.spec.version, self._state_name(tried))
+
     @staticmethod
     def _state_name(worker: Worker) -> str:
         if worker.state == "starting":
