@@ -16,8 +16,8 @@ plugin allows several calls at once, runs all that are on its link; ``Sharing`` 
 
 A **worker** serves one plugin, and a plugin has one worker that serves. ``Feeding`` keeps the link full and sees to it
 that a plugin with calls has a worker; ``Places`` says whether there may be one more process, and which worker leaves if
-not. ``Watch`` has a timer for each worker. The timer runs until the oldest call on the link is answered by the worker,
-even if its caller has been answered long ago, so a worker that hangs is always killed.
+not. ``Watch`` has a timer for each worker. The timer belongs to the oldest call that the worker itself has not
+answered, even if that call's caller was answered long ago. So a worker that hangs is killed in any case.
 
 What has a worker **started**? We cannot see it: a reply may be on its way, or a call may begin as we look. The worker
 counts each call as started before it runs it, and reads the clock after that. So the pool may say that a call never ran
