@@ -159,5 +159,6 @@ def _uid(name: str) -> int:
     try:
         return int(name) if name.isdecimal() else pwd.getpwnam(name).pw_uid
     except KeyError:
-        raise ConfigError(f"admin.roles: there is no user {name!r}; name one of this machine, or its number") from None
+        raise ConfigError(f"admin.roles: this machine has no user {name!r}; write the name or the number of a user "
+                          "that exists") from None
 
