@@ -281,7 +281,7 @@ def test_what_the_kernel_does_not_say_is_nobody() -> None:
     with pytest.raises(Forbidden):
         access.check(access.caller(7, 7, (), None), "an.operation.without.a.row", {})
     access.check(access.caller(0, 0, (), None), "an.operation.without.a.row", {})
-    with pytest.raises(WireError, match="may not ask for somebody else"):
+    with pytest.raises(WireError, match="may not act for somebody else"):
         access.caller(7, 7, (), msg.Actor("ann", ["viewer"]))
     with pytest.raises(ConfigError):
         Access({"gid:no-such-group-here": ["viewer"]}, 0)

@@ -67,7 +67,7 @@ def test_a_module_that_does_not_exist_is_found_by_config_check_doctor_and_serve(
         ({"market.url": "postgresql+asyncpg://u@h/d"}, "market.url: this is not a supported database URL"),
         ({"registry.url": "sqlite://"}, "registry.url: this is not a supported database URL"),
         ({"data.url": "postgres://u@h/d", "market.url": "postgresql+psycopg://u@h/d"}, "name the same database"),
-        ({'data.tables."app.orders".owner': "u", 'data.tables."app.orders".columns': ["a"]}, "search_path"),
+        ({"data.tables.orders.owner": "rls", "data.tables.orders.columns": ["a"]}, "SQLite has no row-level security"),
         ({"data.tables.orders.owner": "u", "data.tables.orders.columns": ["a", "A"]}, "differ only in case"),
         ({"admin.endpoint": "tcp://127.0.0.1:1"}, "a local socket only"),
         ({"host.endpoint": "udp://x"}, "(with CURVE)"),

@@ -121,8 +121,8 @@ class NodeEndpoint:
     def _denied(self, address: str) -> None:
         if address not in self._told and len(self._told) < CONNECTIONS_MAX:  # it tries again, every second
             self._told.add(address)
-            log.warning("a connection from %s was refused: its CURVE key is no node's whose statement holds, and no "
-                        "host's; this is logged once for each address", address)
+            log.warning("a connection from %s was refused: its CURVE key belongs neither to a node with a valid "
+                        "statement nor to a host; this is logged once for each address", address)
 
     def close(self) -> None:
         """Lets the last replies leave, for a second at most."""
