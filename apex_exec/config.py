@@ -50,7 +50,8 @@ POSTGRES = re.compile(r"postgres(ql)?(\+psycopg)?://")
 
 def _database(url: str) -> str:
     if not (re.match("sqlite:///.", url) or POSTGRES.match(url)):
-        raise ValueError("only sqlite:///path and postgresql://role@host/database are supported")
+        raise ValueError("this is not a supported database URL; write sqlite:///path or "
+                         "postgresql://role@host/database")
     return url
 
 
@@ -111,7 +112,8 @@ def with_a_port(address: str) -> str:
     """``address`` if it is HOST:PORT. Raises ValueError."""
     _, colon, port = address.rpartition(":")
     if not colon or not (port.isascii() and port.isdigit()) or int(port) > PORT_MAX:
-        raise ValueError(f"{address!r} is not HOST:PORT with a port from 0 (a free one) to {PORT_MAX}")
+        raise ValueError(f"{address!r} is not an address; write HOST:PORT, with a port from 0 (any free one) to "
+                         f"{PORT_MAX}")
     return address
 
 
@@ -211,7 +213,7 @@ class SandboxSection(_Section):
     @classmethod
     def _upwards(cls, uids: tuple[int, int]) -> tuple[int, int]:
         if uids[0] > uids[1]:
-            raise ValueError(f"the first uid, {uids[0]}, is above the last, {uids[1]}")
+            raise ValueError(f"the first uid, {uids[0]}, is greater than the last, {uids[1]}; swap them")
         return uids
 
 
@@ -262,7 +264,7 @@ class DataSection(_Section):
                     "owner" not in entry):
                 found = {f"{name}.{inner}": table for inner, table in entry.items()}
             if twice := found.keys() & done.keys():
-                raise ValueError(f"{min(twice)} is there twice")
+                raise ValueError(f"{min(twice)} is listed twice; remove one of the two entries")
             done |= found
         return done
 
@@ -325,8 +327,9 @@ class BreakerSection(_Section):
     @model_validator(mode="after")
     def _upwards(self) -> BreakerSection:
         if self.backoff_min_seconds > self.backoff_max_seconds:
-            raise ValueError(f"breaker.backoff_min_seconds, {self.backoff_min_seconds:g}, is above "
-                             f"breaker.backoff_max_seconds, {self.backoff_max_seconds:g}")
+            raise ValueError(f"breaker.backoff_min_seconds, {self.backoff_min_seconds:g}, is greater than "
+                             f"breaker.backoff_max_seconds, {self.backoff_max_seconds:g}; lower the one or raise the "
+                             "other")
         return self
 
 
@@ -406,7 +409,7 @@ class FleetSection(_Section):
     @classmethod
     def _is_a_name(cls, node: str) -> str:
         if node and NODE.fullmatch(node) is None:
-            raise ValueError(f"{node[:80]!r} is not the name of a node: up to 63 of a-z, 0-9, dots and hyphens")
+            raise ValueError(f"{node[:80]!r} is not a valid node name; use up to 63 of a-z, 0-9, dots and hyphens")
         return node
 
 
@@ -525,9 +528,9 @@ def load_settings(path: Path | None = None, overrides: Mapping[str, Any] | None 
         try:
             data = tomllib.loads(path.read_text("utf-8"))
         except OSError as error:
-            raise ConfigError(f"{path}: {error.strerror}") from None
+            raise ConfigError(f"the configuration file {path} cannot be read: {error.strerror}") from None
         except (ValueError, RecursionError) as error:  # not TOML, not UTF-8, or a number with thousands of digits
-            raise ConfigError(f"{path}: {error}") from None
+            raise ConfigError(f"the configuration file {path} is not valid TOML: {error}") from None
     for key, value in os.environ.items():
         if key.startswith(ENV_PREFIX) and key != NOT_A_SETTING:
             _put(data, key.removeprefix(ENV_PREFIX).lower().split("__"), _value(value))
@@ -553,7 +556,8 @@ def _put(data: dict[str, Any], parts: list[str], value: Any) -> None:
     for part in parts[:-1]:
         data = data.setdefault(part, {})
         if not isinstance(data, dict):
-            raise ConfigError(f"{'.'.join(parts)}: {part} has a value, so it cannot have keys as well")
+            raise ConfigError(f"{'.'.join(parts)}: {part} already has a value, so no key below it can be set; set one "
+                              "or the other")
     data[parts[-1]] = value
 
 

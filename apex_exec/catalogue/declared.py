@@ -22,13 +22,13 @@ NAME = re.compile(r"on[A-Z][A-Za-z0-9]{0,62}")
 def check_names(names: list[str]) -> None:
     """Raises ValueError if there are too many, or one that a hook cannot have."""
     if len(names) > DECLARED_MAX:
-        raise ValueError(f"there are {len(names)}, and at most {DECLARED_MAX} can be declared")
+        raise ValueError(f"{len(names)} hooks are declared, and the limit is {DECLARED_MAX}; remove some")
     for name in names:
         if NAME.fullmatch(name) is None:
-            raise ValueError(f"{name[:80]!r} cannot name a hook; write on, a capital and up to 62 letters and digits, "
-                             "as in onInvoiceCreated")
+            raise ValueError(f"{name[:80]!r} is not a valid name of a hook; write `on`, a capital letter and up to 62 "
+                             "letters and digits, as in onInvoiceCreated")
         if any(name == hook.name for hook in BUILT_IN):
-            raise ValueError(f"{name} is built in, so it cannot be declared")
+            raise ValueError(f"{name} is a built-in hook, so it cannot be declared again; choose another name")
 
 
 def hook_of(name: str, section: Mapping[str, Any]) -> Hook:
@@ -37,24 +37,26 @@ def hook_of(name: str, section: Mapping[str, Any]) -> Hook:
     mode = section["mode"]
     params = _named("params", compiled, section["params"], f"{name}Params")
     if section["params"].get("type") != "object":
-        raise ValueError('params: a payload is a map; write {"type": "object", …}')
+        raise ValueError('params: the payload of a call is always a map, so write {"type": "object", …}')
     user = section["params"].get("properties", {}).get("userId", {"type": "string"})
     if not isinstance(user, dict) or user.get("type") != "string":
-        raise ValueError('params.properties.userId: it is the caller, {"type": "string"}, and nothing else')
+        raise ValueError('params.properties.userId: this property is the id of the caller; write {"type": "string"}, '
+                         'or '
+                         'give the property another name')
     void, schema, default = section.get("void", False), section.get("result"), section.get("default")
     if void and (schema is not None or default is not None):
-        raise ValueError("void: a void hook gives nothing, so it has neither result nor default")
+        raise ValueError("void: a void hook returns nothing; remove result and default, or void")
     if not void and schema is None:
         raise ValueError("result: write the JSON Schema of what plugins return, or void = true if they return nothing")
     result = None if void else _named("result", compiled, schema, f"{name}Result")
     carries = _carried(section["params"], schema or {}, void) if mode == "chain" else {}
     if default is not None:
         if mode == "all":
-            raise ValueError('default: the reply of mode "all" is the list of all results, so it needs no default')
+            raise ValueError('default: in mode "all" the reply is the list of all results; remove default')
         try:
             msgspec.convert(default, result)
         except msgspec.ValidationError as error:
-            raise ValueError(f"default: it does not fit the result's schema: {error}") from None
+            raise ValueError(f"default: the value does not match the schema in result: {error}") from None
     trial = _named("params", sample, section["params"])
     _fits("params", trial, params)
     trial_result = None if void else _named("result", sample, schema)
@@ -74,7 +76,7 @@ def _fits(key: str, value: Any, kind: Any) -> None:
     try:
         msgspec.convert(value, kind)
     except msgspec.ValidationError as error:
-        raise ValueError(f"{key}: we could make no value that fits it, and so no trial call: {error}") from None
+        raise ValueError(f"{key}: no sample value for a trial call could be made from this schema: {error}") from None
 
 
 def _carried(params: dict[str, Any], result: Any, void: bool) -> dict[str, str]:
@@ -83,12 +85,12 @@ def _carried(params: dict[str, Any], result: Any, void: bool) -> dict[str, str]:
     theirs = result.get("properties", {}) if isinstance(result, dict) else {}
     shared = [name for name in ours if name in theirs and name != "userId"]
     if void or not shared:
-        raise ValueError("result: in a chain, the next plugin gets what the last one returned, so params and result "
-                         "need a property of the same name")
+        raise ValueError("result: in a chain, each plugin gets what the one before returned; give params and result "
+                         "at least one property of the same name")
     for name in shared:
         if ours[name] != theirs[name]:
-            raise ValueError(f"result.properties.{name}: it takes the place of the one in params for the next plugin, "
-                             "so both have the same schema")
+            raise ValueError(f"result.properties.{name}: the next plugin of the chain gets this value, so "
+                             "give it the same schema in params and in result")
     return {name: name for name in shared}
 
 

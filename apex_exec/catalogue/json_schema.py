@@ -56,9 +56,9 @@ def compiled(schema: Any, name: str) -> Any:
     try:
         size = len(json.dumps(schema))
     except (TypeError, ValueError, RecursionError) as error:
-        raise ValueError(f"$: it is not JSON: {error}") from None
+        raise ValueError(f"$: the schema is not valid JSON: {error}") from None
     if size > SCHEMA_BYTES_MAX:
-        raise ValueError(f"$: it has {size} bytes; a schema has at most {SCHEMA_BYTES_MAX}")
+        raise ValueError(f"$: the schema has {size} bytes; the limit is {SCHEMA_BYTES_MAX}")
     made = _type(schema, "$", name, 1)
     try:
         msgspec.msgpack.Decoder(made)
@@ -71,9 +71,9 @@ def _type(schema: Any, path: str, name: str, depth: int) -> Any:
     if schema is True or schema == {}:
         return Any
     if not isinstance(schema, dict):
-        raise ValueError(f"{path}: a schema is a map, as in {{\"type\": \"string\"}}")
+        raise ValueError(f"{path}: this must be a schema, which is a map such as {{\"type\": \"string\"}}")
     if depth > DEPTH_MAX:
-        raise ValueError(f"{path}: schemas are nested at most {DEPTH_MAX} deep")
+        raise ValueError(f"{path}: the schema is nested more than {DEPTH_MAX} levels deep; flatten it")
     if "enum" in schema or "const" in schema:
         return _values(schema, path)
     types = _types(schema, path)
@@ -84,7 +84,7 @@ def _type(schema: Any, path: str, name: str, depth: int) -> Any:
     if not types:
         return Any
     if "integer" in types and "number" in types:
-        raise ValueError(f"{path}.type: a number may be an integer; name only one of both")
+        raise ValueError(f"{path}.type: `number` includes integers; write only one of `integer` and `number`")
     made = [_one(kind, schema, path, name, depth) for kind in types]
     union = made[0]
     for kind in made[1:]:
@@ -97,9 +97,9 @@ def _types(schema: dict[str, Any], path: str) -> list[str]:
     types = [given] if isinstance(given, str) else given
     if not isinstance(types, list) or not all(isinstance(one, str) and one in _KEYWORDS for one in types) or (
             len(set(types)) != len(types)):
-        raise ValueError(f"{path}.type: it is one of {', '.join(_KEYWORDS)}, or a list of some of them")
+        raise ValueError(f"{path}.type: this must be one of {', '.join(_KEYWORDS)}, or a list of several of them")
     if not types and "type" in schema:
-        raise ValueError(f"{path}.type: the list is empty, so that nothing would fit")
+        raise ValueError(f"{path}.type: the list is empty, so no value could ever match; name at least one type")
     return types
 
 
@@ -116,19 +116,19 @@ def _values(schema: dict[str, Any], path: str) -> Any:
     """A type of the values that ``enum`` or ``const`` names."""
     for keyword in schema:
         if keyword not in _ANYWHERE:
-            raise ValueError(f"{path}: {str(keyword)[:60]} stands beside enum or const, which say all there is to say")
+            raise ValueError(f"{path}: {str(keyword)[:60]} has no effect beside enum or const; remove it")
     if "enum" in schema and "const" in schema:
-        raise ValueError(f"{path}: enum and const stand side by side; name one of both")
+        raise ValueError(f"{path}: enum and const exclude each other; remove one of them")
     values = schema["enum"] if "enum" in schema else [schema["const"]]
     if not isinstance(values, list) or not 1 <= len(values) <= ENUM_MAX:
-        raise ValueError(f"{path}.enum: it is a list of 1 to {ENUM_MAX} values")
+        raise ValueError(f"{path}.enum: this must be a list of 1 to {ENUM_MAX} values")
     for value in values:
         if not (value is None or type(value) is str or (type(value) is int and -INT_MAX <= value <= INT_MAX)):
-            raise ValueError(f"{path}: the values of enum and const are texts, integers and null")
+            raise ValueError(f"{path}: a value of enum or const must be a string, an integer or null")
     types = _types(schema, path)
     kinds = {str: ("string",), int: ("integer", "number"), type(None): ("null",)}
     if types and not all(set(kinds[type(value)]) & set(types) for value in values):
-        raise ValueError(f"{path}: a value of enum or const is not of the type that stands beside it")
+        raise ValueError(f"{path}: a value of enum or const does not have the type that `type` names")
     return Literal[tuple(values)]
 
 
@@ -150,7 +150,7 @@ def _sizes(kind: str, schema: dict[str, Any], path: str) -> Meta:
     given = {ours: schema[theirs] for theirs, ours in _SIZES[kind].items() if theirs in schema}
     for value in given.values():
         if type(value) is not int or not 0 <= value <= INT_MAX:
-            raise ValueError(f"{path}: {', '.join(_SIZES[kind])} are integers from 0")
+            raise ValueError(f"{path}: {', '.join(_SIZES[kind])} must be integers, 0 or greater")
     return Meta(**given)
 
 
@@ -161,14 +161,14 @@ def _number(kind: str, schema: dict[str, Any], path: str) -> Any:
             continue
         value = schema[theirs]
         if type(value) not in (int, float) or not -INT_MAX <= value <= INT_MAX:
-            raise ValueError(f"{path}.{theirs}: it is a number of at most 63 bits")
+            raise ValueError(f"{path}.{theirs}: this must be a number of at most 63 bits")
         if kind == "integer" and value != int(value):
-            raise ValueError(f"{path}.{theirs}: it is an integer, as the value is")
+            raise ValueError(f"{path}.{theirs}: this must be an integer, because `type` is `integer`")
         if theirs == "multipleOf" and value <= 0:
-            raise ValueError(f"{path}.multipleOf: it is above 0")
+            raise ValueError(f"{path}.multipleOf: this must be greater than 0")
         given[ours] = int(value) if kind == "integer" else value
     if {"ge", "gt"} <= set(given) or {"le", "lt"} <= set(given):
-        raise ValueError(f"{path}: name a bound once, with or without the value itself")
+        raise ValueError(f"{path}: a bound is given twice; write either the inclusive or the exclusive one")
     number: Any = int if kind == "integer" else float
     return Annotated[number, Meta(**given)]
 
@@ -177,25 +177,27 @@ def _object(schema: dict[str, Any], path: str, name: str, depth: int, bounds: Me
     properties, required = schema.get("properties", {}), schema.get("required", [])
     more = schema.get("additionalProperties", True)
     if not isinstance(properties, dict) or len(properties) > PROPERTIES_MAX:
-        raise ValueError(f"{path}.properties: it is a map of at most {PROPERTIES_MAX} schemas by name")
+        raise ValueError(f"{path}.properties: this must be a map from names to schemas, with at most {PROPERTIES_MAX} "
+                         "entries")
     if not isinstance(required, list) or not all(isinstance(key, str) for key in required):
-        raise ValueError(f"{path}.required: it is a list of names")
+        raise ValueError(f"{path}.required: this must be a list of names of properties")
     if unknown := [key for key in required if key not in properties]:
-        raise ValueError(f"{path}.required: {unknown[0][:60]!r} is not among the properties")
+        raise ValueError(f"{path}.required: {unknown[0][:60]!r} is required and not declared; add it to properties")
     if not properties:
         if more is False:
             return msgspec.defstruct(name, [], forbid_unknown_fields=True)
         inner = _type(more, f"{path}.additionalProperties", name, depth + 1)
         return Annotated[dict[str, inner], bounds]  # type: ignore[valid-type]  # a type that is made here
     if type(more) is not bool:
-        raise ValueError(f"{path}.additionalProperties: beside properties it is true or false")
+        raise ValueError(f"{path}.additionalProperties: with properties, this must be true or false")
     if any(key in schema for key in _SIZES["object"]):
-        raise ValueError(f"{path}: {' and '.join(_SIZES['object'])} are for maps without properties")
+        raise ValueError(f"{path}: {' and '.join(_SIZES['object'])} cannot be combined with properties; remove them")
     first, last = [], []
     renamed = {}
     for number, (key, inner) in enumerate(properties.items()):
         if _NAME.fullmatch(key) is None:
-            raise ValueError(f"{path}.properties: {key[:60]!r} is not a name of letters, digits, _, $ and -, up to 64")
+            raise ValueError(f"{path}.properties: {key[:60]!r} is not a valid name: use up to 64 letters, digits, _, "
+                             "$ and -")
         field = "user_id" if key == "userId" else f"field_{number}"
         renamed[field] = key
         kind = _type(inner, f"{path}.properties.{key}", name, depth + 1)
@@ -224,8 +226,8 @@ class _Room:
         """Reserves ``size`` values and characters of the sample. Raises ValueError if they would exceed the bound."""
         self._left -= size
         if self._left < 0:
-            raise ValueError(f"$: the smallest value that fits it has more than {SAMPLE_SIZE_MAX} values and "
-                             "characters, too many for a trial call; lower minLength and minItems")
+            raise ValueError(f"$: the smallest matching value has more than {SAMPLE_SIZE_MAX} values and "
+                             "characters, which is too large for a trial call; lower minLength and minItems")
 
 
 def _sample(schema: Any, room: _Room) -> Any:

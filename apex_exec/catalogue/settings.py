@@ -70,19 +70,20 @@ def read(schema: Any, network_allow: tuple[str, ...] = ()) -> tuple[Setting, ...
     Raises ValueError with the place in the schema, for what is not supported or makes no sense.
     """
     if not isinstance(schema, dict):
-        raise ValueError('$: it is a map, as in {"properties": {"region": {"type": "string", "default": "eu"}}}')
+        raise ValueError('$: settings must be a map, as in {"properties": {"region": {"type": "string", "default": '
+                         '"eu"}}}')
     if not schema:
         return ()
     if len(json.dumps(schema)) > SCHEMA_BYTES_MAX:
-        raise ValueError(f"$: the schema of all settings has at most {SCHEMA_BYTES_MAX} bytes")
+        raise ValueError(f"$: the schema of all settings is larger than {SCHEMA_BYTES_MAX} bytes; shorten it")
     for keyword in schema:
         if keyword not in ("type", "properties", "additionalProperties", "title", "description"):
             raise ValueError(f"$: {_why_not(str(keyword))}")
     if schema.get("type", "object") != "object" or schema.get("additionalProperties", False) is not False:
-        raise ValueError("$: settings are an object without additional properties")
+        raise ValueError("$: `type` must be `object`, and additionalProperties false or absent")
     properties = schema.get("properties")
     if not isinstance(properties, dict) or len(properties) > SETTINGS_MAX:
-        raise ValueError(f"$.properties: it is a map of at most {SETTINGS_MAX} schemas by name")
+        raise ValueError(f"$.properties: this must be a map from names to schemas, with at most {SETTINGS_MAX} entries")
     return tuple(_setting(name, one, f"$.properties.{str(name)[:60]}", network_allow)
                  for name, one in properties.items())
 
@@ -98,23 +99,25 @@ def _why_not(keyword: str) -> str:
 
 def _setting(name: Any, schema: Any, path: str, network_allow: tuple[str, ...]) -> Setting:
     if not isinstance(name, str) or _NAME.fullmatch(name) is None:
-        raise ValueError(f"{path}: a setting's name begins with a letter and has letters, digits and _, up to 64")
+        raise ValueError(f"{path}: this is not a valid name: begin with a letter, and use up to 64 letters, digits "
+                         "and _")
     if not isinstance(schema, dict):
-        raise ValueError(f'{path}: a setting is a map, as in {{"type": "string"}}')
+        raise ValueError(f'{path}: this must be a map, as in {{"type": "string"}}')
     plain = {key: value for key, value in schema.items() if key not in _OWN}
     try:
         json_schema.compiled(plain, "Setting")
     except ValueError as error:
         raise ValueError(f"{path}{str(error).removeprefix('$')}") from None
     if "type" not in plain and "enum" not in plain and "const" not in plain:
-        raise ValueError(f"{path}: name a type, or the values with enum")
+        raise ValueError(f"{path}: the setting has no type; add `type`, or list the values with `enum`")
     secret = schema.get("secret", False)
     if type(secret) is not bool:
-        raise ValueError(f"{path}.secret: it is true or false")
+        raise ValueError(f"{path}.secret: this must be true or false")
     if secret and plain.get("type") != "string":
-        raise ValueError(f"{path}.type: a secret is a string")
+        raise ValueError(f"{path}.type: a secret must be of the type `string`")
     if secret and "default" in schema:
-        raise ValueError(f"{path}.default: a secret has no default: everybody could read it in the bundle")
+        raise ValueError(f"{path}.default: a secret cannot have a default, which everybody could read in the bundle; "
+                         "remove it")
     setting = Setting(name, canonical_json(plain), canonical_json(schema["default"]) if "default" in schema else "",
                       secret)
     if "default" in schema and (why := problem(setting, schema["default"])):
@@ -122,7 +125,7 @@ def _setting(name: Any, schema: Any, path: str, network_allow: tuple[str, ...]) 
     if "fetch" not in schema:
         return setting
     if not secret:
-        raise ValueError(f'{path}.fetch: only a setting with "secret": true is put into requests')
+        raise ValueError(f'{path}.fetch: only a secret can be put into requests; add "secret": true, or remove fetch')
     return _bound(setting, schema["fetch"], f"{path}.fetch", network_allow)
 
 
@@ -134,16 +137,17 @@ def _bound(setting: Setting, fetch: Any, path: str, network_allow: tuple[str, ..
         raise ValueError(f"{path}: write {example}")
     header, value, hosts = fetch["header"], fetch.get("value", PLACE), fetch["hosts"]
     if not isinstance(header, str) or _HEADER.fullmatch(header) is None:
-        raise ValueError(f"{path}.header: it is the name of a header, as Authorization")
+        raise ValueError(f"{path}.header: this must be the name of a header, such as Authorization")
     if not isinstance(value, str) or _HEADER_VALUE.fullmatch(value) is None or value.count(PLACE) != 1 or len(
             value) > SECRET_CHARS_MAX:
-        raise ValueError(f"{path}.value: it is one line of ASCII with {PLACE} in it once, as in Bearer {PLACE}")
+        raise ValueError(f"{path}.value: this must be one line of ASCII that contains {PLACE} once, as in Bearer "
+                         f"{PLACE}")
     if not isinstance(hosts, list) or not 1 <= len(hosts) <= HOSTS_MAX or not all(
             isinstance(host, str) for host in hosts):
-        raise ValueError(f"{path}.hosts: it is a list of 1 to {HOSTS_MAX} hosts")
+        raise ValueError(f"{path}.hosts: this must be a list of 1 to {HOSTS_MAX} hosts")
     for host in hosts:
         if host not in network_allow:
-            raise ValueError(f"{path}.hosts: {host[:80]!a} does not stand in network.allow")
+            raise ValueError(f"{path}.hosts: {host[:80]!a} is not in network.allow; add it there")
     return msgspec.structs.replace(setting, header=header, value=value, hosts=tuple(hosts))
 
 

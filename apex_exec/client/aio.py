@@ -68,7 +68,7 @@ class AsyncClient(BaseClient):
         """One request and its reply. Raises CallError, ConnectionLost; InvalidRequest before anything is sent."""
         protocol.check_process(self._pid)
         if self._closed:
-            raise ConnectionLost("the client was closed", False)
+            raise ConnectionLost("the client was closed; make a new one", False)
         request = self._new_request(message)
         settled: asyncio.Future[None] = self._loop.create_future()
         request.settled = lambda: None if settled.done() else settled.set_result(None)

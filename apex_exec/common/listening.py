@@ -30,8 +30,8 @@ def check_proxy(address: str, key: str) -> None:
     try:
         ipaddress.ip_address(address)
     except ValueError:
-        raise ConfigError(f"{key}.trusted_proxy: {address!r} is not an IP address; name the one that the proxy "
-                          "connects from") from None
+        raise ConfigError(f"{key}.trusted_proxy: {address!r} is not an IP address; write the address that the "
+                          "proxy connects from") from None
 
 
 def forwarded_for(lines: Sequence[str]) -> str:
@@ -52,14 +52,14 @@ def tls_of(certificate: str, private_key: str, key: str) -> ssl.SSLContext | Non
     if not certificate and not private_key:
         return None
     if not certificate or not private_key:
-        raise ConfigError(f"{key}.tls_certificate and {key}.tls_key belong together: set both")
+        raise ConfigError(f"{key}.tls_certificate and {key}.tls_key are only useful together; set both, or neither")
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     try:
         context.load_cert_chain(certificate, private_key)
     except (OSError, ssl.SSLError) as error:
         raise ConfigError(f"{key}.tls_certificate: {certificate} with {private_key} cannot be used: "
-                          f"{error.strerror or error}") from None
+                          f"{error.strerror or error}; name a certificate in PEM and its own private key") from None
     return context
 
 
@@ -73,6 +73,6 @@ def listen(host: str, port: int, key: str) -> socket.socket:
         made.listen(BACKLOG)
         made.setblocking(False)
     except (OSError, UnicodeError) as error:
-        raise ConfigError(f"{key}.address: {host}:{port}: {getattr(error, 'strerror', None) or error}; choose another"
-                          ) from None
+        raise ConfigError(f"{key}.address: cannot listen on {host}:{port}: "
+                          f"{getattr(error, 'strerror', None) or error}; choose another address") from None
     return made

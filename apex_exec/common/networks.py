@@ -22,7 +22,7 @@ def read_networks(texts: list[str]) -> list[Network]:
             raise ValueError(f"{text!r} is not a network such as 10.20.0.0/16: {error}") from None
         if not any(network.version == one.version and network.subnet_of(one)  # type: ignore[arg-type]  # one version
                    for one in PRIVATE):
-            raise ValueError(f"{text} is not in one of {', '.join(map(str, PRIVATE))}: only networks in these can be "
-                             "admitted")
+            raise ValueError(f"{text} is not a private network; only networks within {', '.join(map(str, PRIVATE))} "
+                             "can be listed here")
         networks.append(network)
     return networks

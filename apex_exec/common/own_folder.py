@@ -27,7 +27,7 @@ def own_folder(path: Path, key: str, who: str = "the daemon") -> None:
         raise ConfigError(f"{key}: {path}{where}: {error.strerror} for uid {uid}; "
                           "choose a folder that this user can make and write") from None
     if not stat.S_ISDIR(info.st_mode):
-        raise ConfigError(f"{key}: {path} is not a folder; choose another")
+        raise ConfigError(f"{key}: {path} exists and is not a folder; remove it, or choose another folder")
     if info.st_uid != uid:
         remedy = (f'name a folder inside it, which {who} makes for itself: {key} = "{path / "apex-exec"}"'
                   if os.access(path, os.W_OK | os.X_OK, effective_ids=True) else
@@ -35,7 +35,7 @@ def own_folder(path: Path, key: str, who: str = "the daemon") -> None:
         raise ConfigError(f"{key}: {path} belongs to uid {info.st_uid}, and {who} runs as uid {uid}; {remedy}")
     if not os.access(path, os.W_OK | os.X_OK, effective_ids=True):
         raise ConfigError(f"{key}: {path} cannot be written by uid {uid} (a read-only file system, or its mode "
-                          f"{stat.S_IMODE(info.st_mode):04o}); make it writable, or choose another")
+                          f"{stat.S_IMODE(info.st_mode):04o}); make it writable, or choose another folder")
 
 
 def take_lock(path: Path, key: str, who: str = "a daemon") -> int:
@@ -43,8 +43,8 @@ def take_lock(path: Path, key: str, who: str = "a daemon") -> int:
     try:
         lock = os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     except OSError as error:
-        raise ConfigError(f"{key}: {path}: {error.strerror} for uid {os.geteuid()}; remove it, or choose another folder"
-                          ) from None
+        raise ConfigError(f"{key}: the lock file {path} cannot be opened by uid {os.geteuid()}: {error.strerror}; "
+                          "remove it, or choose another folder") from None
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:

@@ -28,7 +28,7 @@ def reason_of(form: Mapping[str, str], empty: str) -> str:
     if not reason:
         raise Wrong(empty)
     if len(reason) > REASON_CHARS_MAX:
-        raise Wrong(f"A reason has at most {REASON_CHARS_MAX} characters.")
+        raise Wrong(f"The reason is longer than {REASON_CHARS_MAX} characters; shorten it.")
     return reason
 
 

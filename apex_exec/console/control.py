@@ -86,12 +86,12 @@ class Control:
 def person_of(name: str, roles: list[str]) -> Person:
     """The person. Raises ConfigError for a name or a role that the daemon would not take."""
     if not isinstance(name, str) or not name.strip() or not name.isprintable() or len(name) > PERSON_CHARS_MAX:
-        raise ConfigError(f"a name has 1 to {PERSON_CHARS_MAX} printable characters")
+        raise ConfigError(f"the name of a person must have 1 to {PERSON_CHARS_MAX} printable characters")
     for role in roles:
         if role not in ROLES:
-            raise ConfigError(f"{str(role)[:40]!r} is not a role; there are {', '.join(ROLES)}")
+            raise ConfigError(f"{str(role)[:40]!r} is not a role; the roles are {', '.join(ROLES)}")
     if not roles:
-        raise ConfigError("name at least one role")
+        raise ConfigError("the link needs at least one role; name it with --role")
     return Person(name, tuple(dict.fromkeys(roles)))
 
 
@@ -116,5 +116,5 @@ def ask(folder: Path, **asked: Any) -> dict[str, Any]:
         raise Refusal("not_ours", f"the console at {path} did not answer this user",
                       hint="run this as the console's user, or as root") from None
     if "refused" in answer:
-        raise Refusal("refused", str(answer["refused"]), hint="see `apex-exec console link --help`")
+        raise Refusal("refused", str(answer["refused"]), hint="`apex-exec console link --help` explains the options")
     return answer

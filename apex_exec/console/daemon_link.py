@@ -96,7 +96,7 @@ class DaemonLink:
 
     async def _ask(self, person: Person, op: str, args: dict[str, Any], timeout_ms: int) -> Any:
         if self._room.locked():
-            raise Away("too many people ask for something at once; try again")
+            raise Away("too many people use the console at once; try again")
         actor = {"name": person.name, "roles": list(person.roles)}
         async with self._room:
             try:
@@ -111,6 +111,6 @@ class DaemonLink:
             except CallError as error:
                 self._heard = time.monotonic()
                 if error.code == Code.SHUTTING_DOWN:
-                    raise Away("it is shutting down") from None
+                    raise Away("the daemon is shutting down") from None
                 raise Refused(error) from None
         return reply.get("result")

@@ -53,22 +53,24 @@ class Guard:
         place = self.place
         if place.proxy:
             if request.remote != place.proxy:
-                raise Stop(403, "This console answers its proxy only (console.trusted_proxy).")
+                raise Stop(403, "This console answers requests from its proxy only; open the proxy's address "
+                                "(console.trusted_proxy).")
             if not forwarded_by_https(request.headers.getall("X-Forwarded-Proto", [])):
-                raise Stop(403, "The proxy has to be reached by https, and to say so (X-Forwarded-Proto).")
+                raise Stop(403, "The request did not reach the proxy by https; use https, and have the proxy set "
+                                "X-Forwarded-Proto.")
         hosts = request.headers.getall("Host", [])
         if len(hosts) != 1 or hosts[0].lower() not in place.names:
-            raise Stop(421, "This console has no such name; console.hosts lists those that it answers to.")
+            raise Stop(421, "This console does not answer under this host name; console.hosts lists the names.")
         if request.method in SAFE:
             return
         if request.method != "POST":
-            raise Stop(405, "This console knows GET and POST.", {"Allow": "GET, HEAD, POST"})
+            raise Stop(405, "This console accepts GET and POST requests only.", {"Allow": "GET, HEAD, POST"})
         origins = request.headers.getall("Origin", [])
         if origins != [f"{place.scheme}://{hosts[0].lower()}"]:
             raise Stop(403, "This form was sent by a page of another site, so nothing was done.")
         wanted = PART_TYPE if request.path.endswith(PART) else FORM_TYPE
         if request.content_type != wanted:
-            raise Stop(415, f"This is sent as {wanted}.")
+            raise Stop(415, f"This must be sent as {wanted}.")
 
     def address(self, request: web.Request) -> str:
         """Who asks: the peer, or by a trusted proxy's word who asked that."""

@@ -76,8 +76,8 @@ class Provider:
         self._groups_claim, self._name_claim = section.oidc_groups_claim, section.oidc_name_claim
         self._back = f"{origin}/login/callback"
         if not is_protected(self._issuer):
-            raise ConfigError(f"console.oidc_issuer: {self._issuer[:200]!r} is reached without TLS, and anybody on the "
-                              "way could sign in as anybody; name it by https")
+            raise ConfigError(f"console.oidc_issuer: {self._issuer[:200]!r} is not an https address, so anybody on the "
+                              "network path could sign in as any user; write it with https")
         if not self._client or not self._roles:
             raise ConfigError("console.oidc_issuer needs console.oidc_client_id, and console.oidc_roles with a group "
                               "that may do something, as {\"platform\" = [\"operator\"]}")
@@ -115,11 +115,11 @@ class Provider:
         """Who came back from the provider. Raises NotSignedIn."""
         pending = self._pending.pop(digest(query.get("state", "")), None)
         if pending is None or now > pending.until or digest(browser) != pending.browser:
-            raise NotSignedIn("This sign-in was not begun in this browser, or too long ago; begin again.")
+            raise NotSignedIn("This sign-in was not begun in this browser, or was begun too long ago; sign in again.")
         if query.get("error"):
             raise NotSignedIn(f"The provider did not sign you in: {query['error'][:100]}.")
         if query.get("iss", self._issuer) != self._issuer:
-            raise NotSignedIn("Another provider has answered.")
+            raise NotSignedIn("The answer came from another provider than the one that was asked; sign in again.")
         known = await self._configuration(now)
         form = {"grant_type": "authorization_code", "code": query.get("code", "")[:4096], "redirect_uri": self._back,
                 "code_verifier": pending.verifier, "client_id": self._client}
@@ -157,10 +157,12 @@ class Provider:
         if now - at > KNOWN_SECONDS:
             known = await _ask("GET", f"{self._issuer.rstrip('/')}/.well-known/openid-configuration")
             if known.get("issuer") != self._issuer:
-                raise NotSignedIn("The provider says that it is another one than console.oidc_issuer names.")
+                raise NotSignedIn("The provider names another issuer than console.oidc_issuer does; the operator "
+                                  "should correct that key.")
             for key in ("authorization_endpoint", "token_endpoint", "jwks_uri"):
                 if not is_protected(known.get(key)):
-                    raise NotSignedIn(f"The provider's {key} is missing, or is reached without TLS.")
+                    raise NotSignedIn(f"The provider's {key} is missing or is not an https address; the operator of "
+                                      "the provider has to add it.")
             if not is_protected(known.get("userinfo_endpoint")):
                 known.pop("userinfo_endpoint", None)
             self._known = now, known
@@ -173,7 +175,7 @@ class Provider:
             try:
                 keys = KeySet.import_key_set({"keys": [key for key in found["keys"] if key.get("kty") != "oct"]})
             except (JoseError, KeyError, TypeError, ValueError, AttributeError):
-                raise NotSignedIn("The provider's keys cannot be read.") from None
+                raise NotSignedIn("The provider's keys cannot be read; try again, or open a link instead.") from None
             self._keys = now, keys
         return keys
 
@@ -185,7 +187,8 @@ class UnknownKey(NotSignedIn):
 def claims_of(token: Any, keys: KeySet, issuer: str, client: str, pending: Pending) -> dict[str, Any]:
     """The claims of an ID token that fits the sign-in. Raises NotSignedIn."""
     if not isinstance(token, str):
-        raise NotSignedIn("The provider's answer has no ID token.")
+        raise NotSignedIn("The provider's answer has no ID token; the operator should check the scope openid of this "
+                          "client.")
     try:
         decoded = jwt.decode(token, keys, algorithms=ALGORITHMS)
     except (JoseError, ValueError, TypeError, KeyError) as error:
@@ -201,7 +204,8 @@ def claims_of(token: Any, keys: KeySet, issuer: str, client: str, pending: Pendi
         raise NotSignedIn(f"The provider's ID token is not for this sign-in: {error}."[:200]) from None
     several = isinstance(audience, list) and len(audience) > 1
     if claims.get("azp", client) != client or (several and "azp" not in claims):
-        raise NotSignedIn("The provider's ID token is for another client.")
+        raise NotSignedIn("The provider's ID token was issued for another client; the operator should check "
+                          "console.oidc_client_id.")
     at = claims.get("auth_time")
     if pending.fresh and not (isinstance(at, int) and at >= pending.begun_s - SKEW_SECONDS):
         raise NotSignedIn("The provider did not ask for your password again, which a fresh sign-in needs.")
@@ -238,7 +242,8 @@ def _secret(path: str) -> str:
         raise ConfigError(f"console.oidc_client_secret_file: {path} cannot be read: "
                           f"{getattr(error, 'strerror', None) or 'it is not text'}") from None
     if not text:
-        raise ConfigError(f"console.oidc_client_secret_file: {path} is empty")
+        raise ConfigError(f"console.oidc_client_secret_file: the file {path} is empty; write the client's secret into "
+                          "it")
     return text
 
 
@@ -252,7 +257,8 @@ async def _ask(method: str, address: str, **options: Any) -> dict[str, Any]:
                 body += more
             found = json.loads(body)
             if answer.status != 200 or not isinstance(found, dict):
-                raise NotSignedIn(f"The provider refused: {answer.status}.")
+                raise NotSignedIn(f"The provider refused the request (status {answer.status}); try again, or open a "
+                                  "link instead.")
             return found
     except (aiohttp.ClientError, TimeoutError, OSError, ValueError, RecursionError):
         raise NotSignedIn("The provider does not answer as it should; try again, or open a link instead.") from None

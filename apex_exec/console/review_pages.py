@@ -120,7 +120,7 @@ class ReviewPages:
         session.drafts.keep(number, {"reason": form.get("reason", ""), "checklist": checklist, "decision": decision})
         try:
             if decision not in DECISIONS:
-                raise Wrong("Choose what you decide.")
+                raise Wrong("Choose a decision: approve, ask for changes, or reject.")
             reason = reason_of(form, "Say why: the author reads the reason.")
         except Wrong as wrong:
             self._web.back(session, here, Note("refused", str(wrong)))

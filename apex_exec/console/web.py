@@ -94,14 +94,15 @@ class Web:
         except web.HTTPRedirection:
             raise
         except web.HTTPException as error:
-            words = {404: "There is no such page.", 405: "This page cannot be asked for that way.",
-                     413: f"A form has at most {FORM_BYTES_MAX // 1024} KiB."}
+            words = {404: "There is no such page.", 405: "This page does not accept this kind of request; open it "
+                                                         "with a link of the console.",
+                     413: f"The form is larger than {FORM_BYTES_MAX // 1024} KiB; shorten the text."}
             return self.page(request, "problem.html", error.status, hint="",
                              problem=words.get(error.status, "This request cannot be served."))
         except Exception:
             log.exception("a page failed")
-            return self.page(request, "problem.html", 500, hint="The console's own log says how.",
-                             problem="The console failed at this page.")
+            return self.page(request, "problem.html", 500, hint="The console's own log has the details.",
+                             problem="The console could not show this page, because of a bug.")
 
     # ------------------------------------------------------------------ who asks
     def session(self, request: web.Request) -> Session | None:
@@ -119,7 +120,7 @@ class Web:
         if request.cookies.get(self._cookie):
             self.count_wrong(request)
         if request.method == "POST" or FRAGMENT in request.headers:
-            raise Stop(401, "You are not signed in any more; open a new link.")
+            raise Stop(401, "You are no longer signed in; open a new link.")
         leave = web.HTTPSeeOther("/login")
         self._take_away(leave)  # so that a browser does not send it again, and be counted again
         raise leave
@@ -129,13 +130,14 @@ class Web:
         session = self.person(request)
         given = {key: value for key, value in (await request.post()).items() if isinstance(value, str)}
         if not has_token(session, given.get("csrf", "")):
-            raise Stop(403, "This form is not from your present session, so nothing was done; open the page again.")
+            raise Stop(403, "This form belongs to an earlier session, so nothing was done; open the page again and "
+                            "repeat it.")
         return session, given
 
     def count_wrong(self, request: web.Request) -> None:
         """Counts a wrong link or a forged cookie. Raises Stop if there were too many from this address."""
         if wait := self._tries.wrong(self.guard.address(request), self.clock()):
-            raise Stop(429, "Too many wrong tries from this address; wait a minute. A right link still works.",
+            raise Stop(429, "Too many failed attempts from this address; wait a minute. A valid link still works.",
                        {"Retry-After": str(int(wait) + 1)})
 
     # ------------------------------------------------------------------ signing in and out

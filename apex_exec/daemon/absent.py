@@ -99,7 +99,7 @@ class NoApiCalls:
 
     def provide(self, peer: Peer, methods: list[str]) -> tuple[list[str], list[str]]:
         """Nothing can be provided."""
-        raise WireError(Code.NOT_PROVIDED, "this daemon has no gateway; host methods cannot be provided")
+        raise WireError(Code.NOT_PROVIDED, "this daemon runs without a gateway, so host methods cannot be provided")
 
     def host_reply(self, peer: Peer, reply: msg.HostReply) -> None:
         """Nobody was asked."""

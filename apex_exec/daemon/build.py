@@ -289,7 +289,7 @@ def _tcp_hosts(settings: Settings, connections_max: int) -> TcpHosts | None:
     from apex_exec.daemon.hosts.tcp_hosts import TcpHosts  # libzmq is for those who need it
 
     return TcpHosts(settings, connections_max, lambda address: log.warning(
-        "a connection from %s was refused: its CURVE key is in no client's file", address))
+        "a connection from %s was refused, because its CURVE key is not in any file of host.curve_keys_dir", address))
 
 
 def _welcome(id_: int | str, ground: Ground, lacking: Collection[str]) -> msg.Welcome:

@@ -26,16 +26,17 @@ def read_plugins(folder: str) -> list[Bundle]:
     try:
         paths = sorted(path for path in Path(folder).iterdir() if path.is_dir())
     except OSError as error:
-        raise ConfigError(f"plugins_dir: {folder}: {error.strerror}") from None
+        raise ConfigError(f"plugins_dir: the folder {folder} cannot be read: {error.strerror}") from None
     for path in paths:
         try:
             bundle = read_folder(path)
         except Refusal as error:
-            log.error("plugin %s is left out: %s", path.name, error.message)
+            log.error("the plugin in the folder %s is not served: %s", path.name, error.message)
             continue
         id_ = bundle.manifest.id
         if id_ in bundles:
-            raise ConfigError(f"plugins_dir: {bundles[id_][0]} and {path} both have the id {id_}; remove one")
+            raise ConfigError(f"plugins_dir: {bundles[id_][0]} and {path} both have the id {id_}; remove one of the "
+                              "two folders")
         bundles[id_] = (path, bundle)
     return [bundle for _, bundle in bundles.values()]
 

@@ -90,7 +90,8 @@ def _listen(address: str) -> socket.socket:
         listener.bind((host.strip("[]"), int(port)))
         listener.listen(64)
     except (OSError, ValueError, OverflowError) as error:
-        raise ConfigError(f"http.address: {address}: {error}; choose another, port 0 takes a free one") from None
+        raise ConfigError(f"http.address: cannot listen on {address}: {error}; choose another address, or port 0 for "
+                          "any free port") from None
     return listener
 
 

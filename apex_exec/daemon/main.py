@@ -38,7 +38,8 @@ def serve(settings: Settings, reread: Callable[[], Settings] | None = None) -> i
     ``reread`` reads the configuration again for a reload; without it a reload only reads ``plugins_dir`` anew.
     """
     if platform.system() != "Linux":
-        raise ConfigError("apex-exec confines plugins with Linux's own means; this is no Linux")
+        raise ConfigError("a daemon needs Linux, whose kernel confines the plugins, and this machine runs another "
+                          "system")
     logs = Logs(level=settings.log.level, format=settings.log.format,
                 plugin_lines_per_second=settings.log.plugin_lines_per_second, folder=settings.state_path / "logs",
                 node=settings.fleet.node)
@@ -53,7 +54,7 @@ def serve(settings: Settings, reread: Callable[[], Settings] | None = None) -> i
 
             return _run(build_daemon(ground, reread or (lambda: settings)), signals)
     except Ended:
-        log.info("ended before it was ready")
+        log.info("the daemon was stopped before it was ready")
         return 0
     finally:
         root.removeHandler(logs)
@@ -139,12 +140,12 @@ def _end(parts: Parts) -> int:
         nonlocal lost
         lost = service.audit.close(until)
         if lost:
-            log.error("audit: %d records could not be written before the daemon ended (%s); what they are about is "
-                      "not on record", lost, service.audit.reason or "the ledger did not take them in time")
+            log.error("audit: %d records could not be written before the daemon ended (%s); the ledger "
+                      "lacks these events", lost, service.audit.reason or "the ledger did not take them in time")
 
     def sides() -> None:
         if killed := service.loop.close_sides(until):
-            log.error("these did not end in time and were killed: %s", ", ".join(killed))
+            log.error("these processes did not end in time and were killed: %s", ", ".join(killed))
 
     for step in (service.workers.forks.close, service.governing.close, records, service.requests.end,
                  service.peers.close, parts.administration.admin.peers.close,
@@ -152,5 +153,5 @@ def _end(parts: Parts) -> int:
         try:
             step()
         except Exception:
-            log.exception("something could not be taken down in order")
+            log.exception("a step of the shutdown failed; the others were carried out")
     return lost

@@ -34,16 +34,16 @@ class Orders:
             try:
                 self.reload()
             except ConfigError as error:
-                log.error("the reload failed and nothing was changed: %s", error)
+                log.error("the reload failed, and the configuration before it stays in force: %s", error)
 
     def drain(self) -> None:
         """Takes no new work, answers what is pending, ends; ordered a second time, it does not wait any longer."""
         if self._supervisor.ending:
-            log.info("ending at once")
+            log.info("stopping at once, without waiting for pending calls")
             self._supervisor.drain(0)
             return
         seconds = self._in_force.settings.drain_seconds
-        log.info("draining for at most %s s", seconds)
+        log.info("stopping: waiting at most %s s for pending calls to finish", seconds)
         self._notifier.say(notify.STOPPING)
         self._supervisor.drain(seconds)
 
@@ -60,5 +60,5 @@ class Orders:
         self._metrics.set("config_last_reload_successful", (), 1.0)
         log.info("reloaded: %s", ", ".join(outcome["applied"]) or "no key has changed")
         if outcome["restart"]:
-            log.warning("these need a restart and were left as they are: %s", ", ".join(outcome["restart"]))
+            log.warning("a change of these keys takes effect after a restart: %s", ", ".join(outcome["restart"]))
         return outcome

@@ -28,10 +28,12 @@ def pool_limits(settings: Settings, fds: int) -> PoolLimits:
     pool = settings.pool
     room = max(1, (fds - FDS_OWN - hosts_max(fds)) // FDS_PER_WORKER)
     if pool.max_workers > room:
-        log.warning("pool.max_workers = %d is lowered to %d: RLIMIT_NOFILE is %d", pool.max_workers, room, fds)
+        log.warning("pool.max_workers = %d is lowered to %d, because RLIMIT_NOFILE is %d; raise that limit for more "
+                    "workers", pool.max_workers, room, fds)
     uids = max(1, _uids(settings) - pool.spare_workers)
     if uids < min(pool.max_workers, room):
-        log.warning("pool.max_workers = %d is lowered to %d: sandbox.uid_range has no more", pool.max_workers, uids)
+        log.warning("pool.max_workers = %d is lowered to %d, because sandbox.uid_range has no more uids; "
+                    "widen it", pool.max_workers, uids)
         room = uids
     return PoolLimits(
         workers_max=min(pool.max_workers, room), idle_ns=int(pool.idle_seconds * SECOND_NS),

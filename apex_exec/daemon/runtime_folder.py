@@ -54,12 +54,13 @@ class RuntimeFolder:
             return
         try:
             if not stat.S_ISSOCK(path.lstat().st_mode):
-                raise ConfigError(f"{path} is in the way: it is not a socket; move it")
+                raise ConfigError(f"{path} is not a socket, and a socket has to be made there; move the file away, or "
+                                  "choose another runtime_dir")
             with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
                 probe.setblocking(False)
                 refused = probe.connect_ex(os.fsencode(path)) == errno.ECONNREFUSED
             if not refused:
-                raise ConfigError(f"{path} is in use by another process; stop it or choose another endpoint")
+                raise ConfigError(f"another process listens on {path}; stop that process, or choose another endpoint")
             path.unlink()
         except FileNotFoundError:
             return
@@ -149,4 +150,5 @@ def group_id(name: str, key: str) -> int:
     try:
         return int(name) if name.isdecimal() else grp.getgrnam(name).gr_gid
     except KeyError:
-        raise ConfigError(f"{key}: there is no group {name!r}; name one of this machine, or its number") from None
+        raise ConfigError(f"{key}: this machine has no group {name!r}; write the name or the number of a group that "
+                          "exists") from None

@@ -28,13 +28,14 @@ def check_settings(settings: Settings) -> None:
     others = {"audit.url": settings.audit.url, "registry.url": settings.registry.url, "market.url": settings.market.url}
     for key, url in others.items():
         if settings.database_url(url) == settings.database_url(settings.data.url):
-            raise ConfigError(f"data.url and {key} are the same database; what plugins reach is one of its own")
+            raise ConfigError(f"data.url and {key} name the same database; give the data that plugins reach a "
+                              "database of its own")
     try:
         Policy.read(settings.security.policy_file)
     except Refusal as error:
         raise ConfigError(error.message) from None
     if settings.plugins_dir and not Path(settings.plugins_dir).is_dir():
-        raise ConfigError(f"plugins_dir: {settings.plugins_dir}: there is no such folder")
+        raise ConfigError(f"plugins_dir: the folder {settings.plugins_dir} does not exist; create it, or name another")
 
 
 def tables_of(settings: Settings) -> dict[str, Table]:
@@ -68,7 +69,7 @@ def check_fetch(settings: Settings) -> None:
     for pattern, networks in fetch.internal.items():
         name = _without_port(pattern)
         if not any(name == entry or (entry.startswith("*.") and name.endswith(entry[1:])) for entry in allowed):
-            raise ConfigError(f"fetch.internal names {pattern}, which fetch.allow does not")
+            raise ConfigError(f"fetch.internal names {pattern}, which fetch.allow does not; add it to fetch.allow too")
         try:
             read_networks(networks)
         except ValueError as error:
@@ -79,8 +80,8 @@ def check_fetch(settings: Settings) -> None:
         try:
             ssl.create_default_context().load_verify_locations(cafile=fetch.ca_file)
         except OSError as error:  # an SSLError is one, too
-            raise ConfigError(f"fetch.ca_file: {fetch.ca_file} holds no certificates that can be read: {error}"
-                              ) from None
+            raise ConfigError(f"fetch.ca_file: no certificate can be read from {fetch.ca_file}: {error}; name a file "
+                              "in PEM") from None
 
 
 def _without_port(pattern: str) -> str:
@@ -110,28 +111,30 @@ def check_fleet(settings: Settings) -> None:
     from apex_exec.daemon.fleet.node_socket import load_pair  # libzmq is for those who need it
 
     if NODE.fullmatch(settings.node_name) is None:
-        raise ConfigError(f"fleet.node: this machine's name, {settings.node_name[:80]!a}, is not the name of a node: "
-                          "choose one of up to 63 of a-z, 0-9, dots and hyphens")
+        raise ConfigError(f"fleet.node: this machine's name, {settings.node_name[:80]!a}, is not a valid node name; "
+                          "set fleet.node to a name of up to 63 of a-z, 0-9, dots and hyphens")
     if fleet.engine == "static" and settings.node_name not in fleet.members:
-        raise ConfigError(f"fleet.members does not name this node, {settings.node_name}")
+        raise ConfigError(f"fleet.members does not list this node, {settings.node_name}; add it, or change fleet.node")
     load_pair(settings)
 
 
 def check_endpoints(settings: Settings) -> None:
     """Raises ConfigError for what would let others in, before anything is started."""
     if not settings.admin_endpoint.startswith("ipc://"):
-        raise ConfigError("admin.endpoint: administration is served on ipc:// only")
+        raise ConfigError("admin.endpoint: administration is served on a local socket only; write ipc:///path")
     host = settings.host_endpoint
     if host.startswith("tcp://"):
         from apex_exec.daemon.hosts.tcp_hosts import Curve  # libzmq is for those who need it
 
         Curve(settings.host.curve_keys_dir)
     elif not host.startswith("ipc://"):
-        raise ConfigError(f"host.endpoint: {host}: ipc:// and tcp:// (with CURVE) are served")
+        raise ConfigError(f"host.endpoint: {host} is not supported; write ipc:///path, or tcp://address:port (with "
+                          "CURVE)")
     if host == settings.admin_endpoint:
-        raise ConfigError("host.endpoint and admin.endpoint are the same; administration has an endpoint of its own")
+        raise ConfigError("host.endpoint and admin.endpoint are the same; give each a socket of its own")
     for endpoint in (host, settings.admin_endpoint):
         path = socket_path(endpoint)
         if path is not None and (not path.is_absolute() or str(path).startswith("@")):
-            raise ConfigError(f"{endpoint}: write an absolute path; abstract sockets have no owner and no mode")
+            raise ConfigError(f"{endpoint}: this is not an absolute path; write one (abstract sockets are refused, as "
+                              "they have no owner)")
         check_length(endpoint)

@@ -105,8 +105,8 @@ def of_loss(error: ConnectionLost) -> Problem:
 
 def away(why: str) -> Problem:
     """The daemon is not there; nothing was run."""
-    return Problem(Code.SHUTTING_DOWN, f"the daemon does not answer: {why}", reason="daemon_away", retryable=True,
-                   headers={"Retry-After": str(RETRY_SECONDS)})
+    return Problem(Code.SHUTTING_DOWN, f"the daemon does not answer ({why}); try again in a few seconds",
+                   reason="daemon_away", retryable=True, headers={"Retry-After": str(RETRY_SECONDS)})
 
 
 def of_wire(error: WireError) -> Problem:

@@ -69,17 +69,20 @@ class Api:
     async def _route(self, request: BaseRequest) -> web.StreamResponse:
         method, handler = self._routes.get(request.path, ("", None))
         if handler is None:
-            raise Problem(Code.NOT_FOUND, "there is nothing at this address; see /v1/openapi.json")
+            raise Problem(Code.NOT_FOUND, "this address does not exist; /v1/openapi.json lists all addresses")
         if request.method != method and not (method == "GET" and request.method == "HEAD"):
-            raise Problem(Code.PROTOCOL_ERROR, f"this address knows {method} only", status=405,
+            raise Problem(Code.PROTOCOL_ERROR, f"this address accepts {method} requests only", status=405,
                           headers={"Allow": method})
         if "Expect" in request.headers:
-            raise Problem(Code.PROTOCOL_ERROR, "send the body at once, without Expect", status=417)
+            raise Problem(Code.PROTOCOL_ERROR, "the header Expect is not supported; send the body at once, without "
+                                               "it", status=417)
         if self._place.proxy:
             if request.remote != self._place.proxy:
-                raise Problem(Code.FORBIDDEN, "this door answers its proxy only (door.trusted_proxy)", status=421)
+                raise Problem(Code.FORBIDDEN, "this door answers requests from its proxy only (door.trusted_proxy); "
+                                              "send them there", status=421)
             if not forwarded_by_https(request.headers.getall("X-Forwarded-Proto", [])):
-                raise Problem(Code.FORBIDDEN, "the proxy has to be reached by https, and to say so (X-Forwarded-Proto)")
+                raise Problem(Code.FORBIDDEN, "the request did not reach the proxy by https; use https, and have the "
+                                              "proxy set X-Forwarded-Proto")
         return await handler(request)
 
     # ------------------------------------------------------------------ calls
@@ -94,7 +97,8 @@ class Api:
         caller = await self._identity.of(request)
         caller.need(DISPATCH)
         if caller.plugins:
-            raise Problem(Code.FORBIDDEN, "a dispatch reaches every plugin, and this token names some",
+            raise Problem(Code.FORBIDDEN, "a dispatch reaches every plugin, and this token is limited to some; use a "
+                                          "token without `plugins`",
                           reason="plugin_not_in_token")
         body = bodies.checked(await self._body(request), bodies.DispatchBody)
         return await self._run(request, caller, body, {"type": "dispatch"})
@@ -179,7 +183,8 @@ class Api:
         caller = await self._identity.of(request)
         caller.need(AUDIT)
         if caller.plugins or caller.hooks:
-            raise Problem(Code.FORBIDDEN, "the ledger has the records of every plugin, and this token names some",
+            raise Problem(Code.FORBIDDEN, "the ledger has the records of every plugin, and this token is limited to "
+                                          "some; use a token without `plugins`",
                           reason="plugin_not_in_token")
         return await self._streams.follow(request, caller)
 
@@ -192,19 +197,20 @@ class Api:
 
     async def _readyz(self, request: BaseRequest) -> web.StreamResponse:
         if self.is_ending:
-            raise Problem(Code.SHUTTING_DOWN, "the door is ending", reason="ending", headers={"Retry-After": "1"})
+            raise Problem(Code.SHUTTING_DOWN, "the door is shutting down; try again in a second", reason="ending",
+                          headers={"Retry-After": "1"})
         if not self._daemon.is_there:
-            raise answers.away("there is no connection; it is starting or has ended")
+            raise answers.away("the door has no connection to it, since it is starting or has ended")
         return answers.response(request, 200, b'{"status":"ok"}', answers.JSON)
 
     # ------------------------------------------------------------------ the body
     async def _body(self, request: BaseRequest) -> dict[str, Any]:
         """The object in a request's body. Raises Problem, WireError."""
         if request.content_type != answers.JSON:
-            raise Problem(Code.PROTOCOL_ERROR, "the body is sent as application/json", status=415)
+            raise Problem(Code.PROTOCOL_ERROR, "the Content-Type must be application/json", status=415)
         encoding = request.headers.get("Content-Encoding", "identity").lower()
         if encoding not in ("identity", "gzip"):
-            raise Problem(Code.PROTOCOL_ERROR, "a body is sent as it is, or with gzip", status=415,
+            raise Problem(Code.PROTOCOL_ERROR, "the only Content-Encoding that is supported is gzip", status=415,
                           headers={"Accept-Encoding": "gzip"})
         bytes_max = self._daemon.host.max_message_bytes
         try:
@@ -213,7 +219,7 @@ class Api:
             raise Problem(Code.PROTOCOL_ERROR, f"the body took longer than {BODY_SECONDS:g} s", status=408,
                           headers={"Connection": "close"}) from None
         except web.RequestPayloadError:
-            raise Problem(Code.PROTOCOL_ERROR, "the body ended before its length") from None
+            raise Problem(Code.PROTOCOL_ERROR, "the body is shorter than its Content-Length") from None
         return values.decode(_inflated(raw, bytes_max) if encoding == "gzip" else raw)
 
 
@@ -246,11 +252,12 @@ def _inflated(raw: bytes, bytes_max: int) -> bytes:
             raise _too_large(bytes_max)
         if inflater.eof and not inflater.unused_data:
             return plain
-    raise Problem(Code.PROTOCOL_ERROR, "the body is not gzip")
+    raise Problem(Code.PROTOCOL_ERROR, "Content-Encoding says gzip, and the body is not valid gzip data")
 
 
 def _too_large(bytes_max: int) -> Problem:
-    return Problem(Code.PAYLOAD_TOO_LARGE, f"a body has at most {bytes_max} bytes", headers={"Connection": "close"})
+    return Problem(Code.PAYLOAD_TOO_LARGE, f"the body is larger than {bytes_max} bytes, which is the limit of a "
+                                           "request", headers={"Connection": "close"})
 
 
 def _deadline(request: BaseRequest, said: int | None) -> int:
@@ -258,7 +265,7 @@ def _deadline(request: BaseRequest, said: int | None) -> int:
     header = request.headers.get(DEADLINE_HEADER)
     if header is not None:
         if not (header.isascii() and header.isdigit() and int(header[:20]) >= 1):
-            raise Problem(Code.INVALID_INPUT, f"{DEADLINE_HEADER} is a number of milliseconds, 1 or more",
+            raise Problem(Code.INVALID_INPUT, f"{DEADLINE_HEADER} must be a number of milliseconds, 1 or greater",
                           details={"path": DEADLINE_HEADER})
         said = min(int(header[:20]), said or DEADLINE_MS_MAX)
     return min(said, DEADLINE_MS_MAX) if said is not None else DEFAULT_DEADLINE_MS
@@ -269,7 +276,7 @@ def _key(request: BaseRequest) -> str | None:
     if not said:
         return None
     if len(said) > 1 or not 1 <= len(said[0]) <= 255 or not said[0].isascii() or not said[0].isprintable():
-        raise Problem(Code.INVALID_INPUT, f"{KEY_HEADER} is one word of 1 to 255 printable ASCII characters",
+        raise Problem(Code.INVALID_INPUT, f"{KEY_HEADER} must be one word of 1 to 255 printable ASCII characters",
                       details={"path": KEY_HEADER})
     return said[0]
 

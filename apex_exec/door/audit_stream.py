@@ -103,6 +103,6 @@ def _text(page: dict[str, Any], after: int) -> bytes:
 def _number(request: BaseRequest) -> int:
     said = request.headers.get("Last-Event-ID") or request.query.get("after", "0")
     if not (said.isascii() and said.isdigit() and len(said) <= 18):
-        raise Problem(Code.INVALID_INPUT, "`after` is the number of an event, 0 for all of them",
+        raise Problem(Code.INVALID_INPUT, "`after` must be the number of an event, or 0 for all events",
                       details={"path": "after"})
     return int(said)

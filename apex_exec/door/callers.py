@@ -42,8 +42,8 @@ class Caller(msgspec.Struct, frozen=True, kw_only=True):
     def need(self, scope: str) -> None:
         """Raises Problem unless the caller has ``scope``."""
         if scope not in self.scopes:
-            raise Problem(Code.FORBIDDEN, f"this token does not have the scope {scope}", reason="scope_missing",
-                          details={"needed": scope}, headers={
+            raise Problem(Code.FORBIDDEN, f"this token does not have the scope {scope}, which this request needs",
+                          reason="scope_missing", details={"needed": scope}, headers={
                               "WWW-Authenticate": f'Bearer error="insufficient_scope", scope="{scope}"'})
 
     def acts_as(self, named: str | None) -> str:
@@ -55,11 +55,11 @@ class Caller(msgspec.Struct, frozen=True, kw_only=True):
             return self.user
         user = named.lower()
         if UUID.fullmatch(user) is None:
-            raise Problem(Code.INVALID_INPUT, "userId is not a UUID of 8-4-4-4-12 hexadecimal",
+            raise Problem(Code.INVALID_INPUT, "userId must be a UUID, 8-4-4-4-12 hexadecimal digits",
                           details={"path": "$.userId"})
         if user != self.user and not self.act_as:
-            raise Problem(Code.FORBIDDEN, "this token acts as its own user only", reason="another_user",
-                          details={"path": "$.userId"})
+            raise Problem(Code.FORBIDDEN, "this token may act as its own user only; leave userId out",
+                          reason="another_user", details={"path": "$.userId"})
         return user
 
     def check_plugin(self, plugin: str) -> None:

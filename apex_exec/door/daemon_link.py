@@ -57,7 +57,7 @@ class DaemonLink:
     async def call(self, message: dict[str, Any], timeout_ms: float) -> dict[str, Any]:
         """One request of the host protocol and its reply. Raises Problem."""
         if not self.host.is_connected:
-            raise answers.away("there is no connection; it is starting or has ended")
+            raise answers.away("the door has no connection to it, since it is starting or has ended")
         try:
             return await self.host.request(message, timeout_ms)
         except CallError as error:
@@ -87,7 +87,8 @@ class DaemonLink:
             await self._refresh(TOKENS_UNKNOWN_SECONDS)
             found = self.tokens.find(secret, time.time_ns())
         if found is None and not self.tokens.revision:
-            raise Problem("SHUTTING_DOWN", f"the daemon has not given its list of tokens: {self.trouble}",
+            raise Problem("SHUTTING_DOWN", f"the daemon has not sent its list of tokens yet ({self.trouble}); try "
+                                           "again in a second",
                           reason="tokens_unknown", retryable=True, headers={"Retry-After": "1"})
         return found
 
@@ -110,6 +111,6 @@ class DaemonLink:
             self.trouble = ""
         except (CallError, ConnectionLost) as error:
             if str(error) != self.trouble:
-                log.warning("the list of tokens could not be had: %s", error)
+                log.warning("the list of tokens could not be read from the daemon: %s", error)
             self.trouble = str(error)
         self._tokens_at = time.monotonic()

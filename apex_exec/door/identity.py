@@ -58,11 +58,12 @@ class Identity:
         scheme, _, token = said[0].partition(" ") if len(said) == 1 else ("", "", "")
         token = token.strip()
         if scheme.lower() != "bearer" or not token:
-            raise self._unknown(request, "send a token: Authorization: Bearer …", "")
+            raise self._unknown(request, "the request has no token; send the header Authorization: Bearer TOKEN", "")
         caller = await (self._by_jwt(request, token) if self._jwt.is_on and token.count(".") == 2 else
                         self._by_token(request, token))
         if wait := self._rates.take(caller, time.monotonic()):
-            raise answers.busy("this caller sends more requests than it may", "too_many_requests", wait, 429)
+            raise answers.busy("this caller has reached its limit of requests; wait as Retry-After says",
+                               "too_many_requests", wait, 429)
         return caller
 
     def address(self, request: BaseRequest) -> str:
@@ -74,7 +75,8 @@ class Identity:
     async def _by_token(self, request: BaseRequest, token: str) -> Caller:
         caller = await self._daemon.token(token)
         if caller is None:
-            raise self._unknown(request, "this token is not known, was revoked or has expired", "invalid_token")
+            raise self._unknown(request, "this token is unknown, was revoked or has expired; ask the operator for "
+                                         "another", "invalid_token")
         return caller
 
     async def _by_jwt(self, request: BaseRequest, token: str) -> Caller:
@@ -89,7 +91,8 @@ class Identity:
                 return self._jwt.find(token, time.time())
         except NoKey as error:
             if not len(self._keys):
-                raise Problem(Code.SHUTTING_DOWN, "the key set that tokens are checked by cannot be had",
+                raise Problem(Code.SHUTTING_DOWN, "the key set for checking tokens cannot be fetched at the moment; "
+                                                  "try again in ten seconds",
                               reason="keys_unknown", retryable=True, headers={"Retry-After": "10"}) from None
             raise self._unknown(request, str(error), "invalid_token") from None
         except Wrong as error:
@@ -117,13 +120,13 @@ class Identity:
         try:
             path = Path(self._section.jwt_jwks)
             if path.stat().st_size > SET_BYTES_MAX:
-                raise ValueError(f"it has more than {SET_BYTES_MAX} bytes")
+                raise ValueError(f"the key set has more than {SET_BYTES_MAX} bytes")
             self._take(path.read_bytes())
         except (OSError, ValueError) as error:
             if fatal:
                 raise ConfigError(f"door.jwt_jwks: {self._section.jwt_jwks}: "
                                   f"{getattr(error, 'strerror', None) or error}") from None
-            log.error("the key set could not be read again, the last one stays: %s", error)
+            log.error("the key set could not be read again, so the last one stays in use: %s", error)
         self._looked = time.monotonic()
 
     async def _fetch(self) -> None:
@@ -133,12 +136,12 @@ class Identity:
                     session.get(self._section.jwt_jwks, allow_redirects=False,
                                 headers={"Accept": "application/json", "Accept-Encoding": "identity"}) as reply:
                 if reply.status != 200:
-                    raise ValueError(f"the answer has the status {reply.status}")
+                    raise ValueError(f"the server answered with the status {reply.status}")
                 text = bytearray()
                 async for chunk in reply.content.iter_any():
                     text += chunk
                     if len(text) > SET_BYTES_MAX:
-                        raise ValueError(f"it has more than {SET_BYTES_MAX} bytes")
+                        raise ValueError(f"the key set has more than {SET_BYTES_MAX} bytes")
             self._take(bytes(text))
         except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
             log.error("the key set could not be fetched, %s: %s", "the last one stays" if len(self._keys) else
@@ -157,5 +160,5 @@ def _check_url(url: str) -> None:
     except ValueError:
         host = ""
     if not host or not (parts.scheme == "https" or (parts.scheme == "http" and is_loopback(host))):
-        raise ConfigError(f"door.jwt_jwks: {url[:200]!a}: name a file, or a URL with https: whoever can change the key "
-                          "set on its way can act as anybody")
+        raise ConfigError(f"door.jwt_jwks: {url[:200]!a}: name a file, or a URL with https: anybody who can change "
+                          "the key set in transit can act as any user")

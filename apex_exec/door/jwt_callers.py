@@ -60,7 +60,7 @@ class Keys:
         """Takes over a key set (RFC 7517) in place of the one before. Keys that no algorithm here can use are left
         out. Raises ValueError if it is none, or has no key that can be used."""
         if len(text) > SET_BYTES_MAX:
-            raise ValueError(f"it has more than {SET_BYTES_MAX} bytes")
+            raise ValueError(f"the key set has more than {SET_BYTES_MAX} bytes")
         try:
             rows = json.loads(text)["keys"]
             found: dict[tuple[str, str], Any] = {}
@@ -68,9 +68,9 @@ class Keys:
                 if isinstance(row, dict) and row.get("use", "sig") == "sig" and (made := _key(row)) is not None:
                     found[made[0], str(row.get("kid", ""))] = made[1]
         except (ValueError, TypeError, KeyError, RecursionError, AttributeError) as error:
-            raise ValueError(f"it is no JSON Web Key Set ({type(error).__name__})") from None
+            raise ValueError(f"the file is not a JSON Web Key Set ({type(error).__name__})") from None
         if not found:
-            raise ValueError("it has no key for RS256 (2048 bits or more), ES256 or EdDSA (Ed25519)")
+            raise ValueError("the key set has no key for RS256 (2048 bits or more), ES256 or EdDSA (Ed25519)")
         self._keys = found
 
     def find(self, algorithm: str, kid: str | None) -> Any:
@@ -146,7 +146,7 @@ class JwtCallers:
             if algorithm not in section.jwt_algorithms:
                 raise Wrong("the token's algorithm is not one of door.jwt_algorithms")
             if "crit" in header or "b64" in header or str(header.get("typ") or "JWT").lower() not in TYPES:
-                raise Wrong("the token's header asks for what is not done here")
+                raise Wrong("the token's header has `crit`, `b64` or a `typ` that is not supported")
             key: Any = self._secret if algorithm == "HS256" else self._keys.find(
                 algorithm, kid if kid is None or isinstance(kid, str) else "")
             if key is None:
@@ -166,13 +166,13 @@ class JwtCallers:
         section = self._section
         named = claims[section.jwt_user_claim]
         if not isinstance(named, str) or not named or len(named) > CLAIM_CHARS_MAX:
-            raise Wrong(f"the claim {section.jwt_user_claim} names no user")
+            raise Wrong(f"the claim {section.jwt_user_claim} does not name a user")
         if section.jwt_user_namespace:  # of a UUID, too: a name that its user chose could be another user's
             user = str(uuid.uuid5(uuid.UUID(section.jwt_user_namespace), named))
         else:
             user = named.lower()
             if UUID.fullmatch(user) is None:
-                raise Wrong(f"the claim {section.jwt_user_claim} is no UUID, and door.jwt_user_namespace is not set")
+                raise Wrong(f"the claim {section.jwt_user_claim} is not a UUID, and door.jwt_user_namespace is not set")
         scopes = _scopes(claims)
         return Caller(key=f"jwt:{user}", name=f"user {user}", user=user, act_as=ACT_AS in scopes,
                       plugins=frozenset(), hooks=frozenset(), scopes=ALWAYS | (scopes & {AUDIT}),
@@ -199,7 +199,7 @@ def _why(error: jwt.PyJWTError) -> str:
 
 def _read_secret(path: str) -> bytes:
     if not path:
-        raise ConfigError("door.jwt_secret_file: name the file with the secret of HS256")
+        raise ConfigError("door.jwt_secret_file is not set, and HS256 needs it; name the file with the secret")
     try:
         secret = Path(path).read_bytes().strip()
     except OSError as error:

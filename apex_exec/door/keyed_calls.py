@@ -55,10 +55,12 @@ class KeyedCalls:
         try:
             kept = await self._store.begin(*at, digest)
         except Full:
-            raise answers.busy("no more answers can be kept; nothing was run", "store_full", FULL_SECONDS) from None
+            raise answers.busy("the door has no room to keep more answers, so nothing was run; try again later",
+                               "store_full", FULL_SECONDS) from None
         except Unusable as error:
-            log.error("a key could not be written down: %s", error)
-            raise answers.busy("the key cannot be written down; nothing was run", "store_unusable") from None
+            log.error("an idempotency key could not be stored: %s", error)
+            raise answers.busy("the door cannot store the idempotency key, so nothing was run; try again later",
+                               "store_unusable") from None
         if kept is not None:
             return self._again(kept, digest)
         try:
@@ -75,18 +77,19 @@ class KeyedCalls:
             else:
                 await self._store.leave(at[0])
         except Unusable as error:  # this caller gets the answer; another attempt hears that the outcome is unknown
-            log.error("an answer could not be written down: %s", error)
+            log.error("the answer to a request with an idempotency key could not be stored: %s", error)
         return answer
 
     def _again(self, kept: Kept, digest: bytes) -> Answer:
         if kept.digest != digest:
             raise _another()
         if kept.status == 0:
-            raise Problem(Code.CONFLICT, "a request with this key was sent, and what became of it is not known: look "
+            raise Problem(Code.CONFLICT, "a request with this key was sent, and its outcome is not known: check "
                           "whether it took effect before you send it with another key", reason="outcome_unknown",
                           started=True, retryable=False)
         return Answer(kept.status, kept.body, JSON if kept.status == 200 else PROBLEM, {"Idempotency-Replayed": "true"})
 
 
 def _another() -> Problem:
-    return Problem(Code.CONFLICT, "this key was used for another request", reason="key_reused")
+    return Problem(Code.CONFLICT, "this idempotency key was used for another request; use a new key",
+                   reason="key_reused")

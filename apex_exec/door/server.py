@@ -82,9 +82,10 @@ class _Connection(web.RequestHandler):
                      message: str | None = None) -> web.StreamResponse:
         if status >= 500:
             log.error("a request failed", exc_info=exc)
-            problem = Problem(Code.INTERNAL, "the door failed at this request; its log says how", started=True)
+            problem = Problem(Code.INTERNAL, "the door failed to serve this request, because of a bug; its log has "
+                                             "the details", started=True)
         else:
-            problem = Problem(Code.PROTOCOL_ERROR, "the request is not HTTP/1.1 as this server takes it", status=status)
+            problem = Problem(Code.PROTOCOL_ERROR, "the request is not valid HTTP/1.1", status=status)
         made = answers.of_problem(request, problem)
         made.force_close()
         return made

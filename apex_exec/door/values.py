@@ -34,11 +34,11 @@ def decode(body: bytes) -> dict[str, Any]:
     if body.count(b"[") + body.count(b"{") > CONTAINERS_MAX:
         bare = _STRINGS.sub(b"", body)
         if bare.count(b"[") + bare.count(b"{") > CONTAINERS_MAX:
-            raise WireError(Code.PAYLOAD_TOO_LARGE, f"more than {CONTAINERS_MAX} lists and maps")
+            raise WireError(Code.PAYLOAD_TOO_LARGE, f"the body has more than {CONTAINERS_MAX} lists and maps")
     try:
         found = _decode(body.decode())
     except RecursionError:
-        raise WireError(Code.PAYLOAD_TOO_LARGE, "the body is nested too deep") from None
+        raise WireError(Code.PAYLOAD_TOO_LARGE, "the body is nested too deeply") from None
     except ValueError as error:  # no JSON, no UTF-8, or a number with thousands of digits
         raise WireError(Code.PROTOCOL_ERROR, f"the body is not JSON: {str(error)[:200]}") from None
     if not isinstance(found, dict):
@@ -78,7 +78,7 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(made) != len(pairs):
         names = [key for key, _ in pairs]
         twice = next(key for key in names if names.count(key) > 1)
-        raise WireError(Code.INVALID_INPUT, f"the key {twice[:50]!a} is there twice in one object")
+        raise WireError(Code.INVALID_INPUT, f"an object has the key {twice[:50]!a} twice; remove one of them")
     if len(pairs) == 1 and (key := pairs[0][0])[:1] == "$" and _SPECIAL.fullmatch(key):
         return {key[1:]: pairs[0][1]} if key[1] == "$" else _value(key, pairs[0][1])
     return made
@@ -106,7 +106,7 @@ _MEANT = {"$bin": "base64 of RFC 4648 with its padding", "$int": "an integer of 
 def _whole(text: str) -> int:
     number = int(text)
     if not WIRE_INT_MIN <= number <= WIRE_INT_MAX:
-        raise WireError(Code.INVALID_INPUT, "an integer is beyond 64 bits")
+        raise WireError(Code.INVALID_INPUT, "an integer does not fit in 64 bits; send it as a string")
     return number
 
 
@@ -118,7 +118,7 @@ def _float(text: str) -> float:
 
 
 def _constant(text: str) -> Any:
-    raise WireError(Code.INVALID_INPUT, f"{text} is no JSON")
+    raise WireError(Code.INVALID_INPUT, f"{text} is not valid JSON; write a string, or null")
 
 
 _decode = json.JSONDecoder(object_pairs_hook=_object, parse_float=_float, parse_int=_whole,

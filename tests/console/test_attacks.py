@@ -164,7 +164,7 @@ def test_a_form_without_this_sessions_token_does_nothing(console: Console, anna:
     other = console.browser("ben", "operator").get("/doctor").csrf
     given = token.format(other=other, own=anna.get("/doctor").csrf)
     answer = anna.post("/plugins/victim/quarantine", csrf=given, reason="forged")
-    assert answer.status == 403 and "not from your present session" in answer.body
+    assert answer.status == 403 and "belongs to an earlier session" in answer.body
     assert daemon.operate("plugin.live", id="victim")["state"] == "enabled"
 
 

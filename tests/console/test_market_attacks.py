@@ -209,7 +209,7 @@ def test_a_form_of_another_site_or_session_does_nothing(console: Console, rita: 
     other = console.browser("ben", "viewer").get("/doctor").csrf
     for wrong in ("", "x", other):
         answer = rita.post(path, csrf=wrong, **form)
-        assert answer.status == 403 and "not from your present session" in answer.body
+        assert answer.status == 403 and "belongs to an earlier session" in answer.body
     assert console.browser().post(path, csrf=token, **form).status in (401, 429)
     assert rita.get(path).status in (404, 405)
 
@@ -224,7 +224,7 @@ def test_an_author_cannot_review_under_any_name(console: Console, daemon: Daemon
     assert "somebody else must review it" in text_of(ann.get(answer.headers["location"]).body)
     assert daemon.operate("market.status", submission=NEXT)["state"] == "in_review"
     mine = text_of(console.browser("paul", "author").get("/mine").body)
-    assert "Nothing was submitted under your name" in mine, "others' submissions are not shown"
+    assert "You have not submitted a plugin yet" in mine, "others' submissions are not shown"
 
 
 def test_a_decision_counts_for_the_bytes_that_were_read(rita: Browser, daemon: Daemon) -> None:
@@ -232,7 +232,7 @@ def test_a_decision_counts_for_the_bytes_that_were_read(rita: Browser, daemon: D
     checked = {f"check-{item}": "yes" for item in CHECKLIST}
     for form, says in (({"decision": "approved", "digest": "0" * 64, **checked}, "these bytes are 0000000000000000"),
                        ({"decision": "approved", "digest": "0" * 64}, "not confirmed"),
-                       ({"decision": "sold", "digest": "0" * 64}, "Choose what you decide")):
+                       ({"decision": "sold", "digest": "0" * 64}, "Choose a decision")):
         answer = rita.post(f"/review/{NEXT}/decide", csrf=token, reason="read it", **form)
         shown = rita.get(answer.headers["location"])
         assert says in text_of(shown.body)

@@ -88,7 +88,7 @@ def test_an_answer_that_nobody_asked_for_signs_nobody_in() -> None:
 
 
 @pytest.mark.parametrize(("change", "says"), [
-    ({"oidc_issuer": "http://login.example"}, "without TLS"), ({"oidc_client_id": ""}, "oidc_client_id"),
+    ({"oidc_issuer": "http://login.example"}, "not an https address"), ({"oidc_client_id": ""}, "oidc_client_id"),
     ({"oidc_roles": {}}, "oidc_roles"), ({"oidc_client_secret_file": "/nonexistent"}, "/nonexistent")])
 def test_a_provider_that_would_be_open_is_refused(change: dict[str, Any], says: str) -> None:
     with pytest.raises(ConfigError, match=says):

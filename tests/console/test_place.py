@@ -31,10 +31,10 @@ def test_by_default_only_this_machine_reaches_it_by_its_own_names() -> None:
     ({"address": "console.example:9465"}, "can be reached from other machines"),
     ({"trusted_proxy": "127.0.0.1"}, "console.hosts"),
     ({"trusted_proxy": "proxy", "hosts": ["a.example"]}, "not an IP address"),
-    ({"tls_certificate": "/x"}, "belong together"),
+    ({"tls_certificate": "/x"}, "only useful together"),
     ({"tls_certificate": "/nonexistent", "tls_key": "/nonexistent"}, "cannot be used"),
-    ({"address": "127.0.0.1"}, "not HOST:PORT"),
-    ({"address": "127.0.0.1:99999"}, "not HOST:PORT"),
+    ({"address": "127.0.0.1"}, "write HOST:PORT"),
+    ({"address": "127.0.0.1:99999"}, "write HOST:PORT"),
     ({"session_hours": 0}, "console.session_hours"),
 ])
 def test_what_would_be_open_is_refused_in_one_line(section: dict[str, Any], says: str) -> None:

@@ -275,9 +275,9 @@ def test_a_state_that_is_not_empty_or_served_is_not_touched(made: Path, tmp_path
     assert caught.value.reason == "state_not_empty"
     with Daemon(plugins=None) as daemon:
         refused = restored(daemon, made)
-        assert refused.returncode == 1 and "a daemon is running on" in refused.stderr
+        assert refused.returncode == 1 and "a daemon is still running on" in refused.stderr
         elsewhere = restored(daemon, made, "--state-dir", str(tmp_path / "other"))
-        assert elsewhere.returncode == 1 and "a daemon is running on" in elsewhere.stderr
+        assert elsewhere.returncode == 1 and "a daemon is still running on" in elsewhere.stderr
 
 
 @pytest.mark.slow

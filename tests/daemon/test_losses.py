@@ -265,7 +265,7 @@ def test_sigterm_drains_and_answers_the_rest_shutting_down(tmp_path: Path) -> No
         long = [host.send(action("sleeper", {"seconds": 4}, userId=f"{n:08x}{USER[8:]}")) for n in range(20)]
         on_link(daemon, "sleeper", 8)
         daemon.signal(signal.SIGTERM)
-        wait_for(lambda: "draining for at most" in daemon.log, 10, "the drain")
+        wait_for(lambda: "stopping: waiting at most" in daemon.log, 10, "the drain")
         late = host.ask(action("sleeper"))
         assert (late["code"], late["retryable"]) == ("SHUTTING_DOWN", True), late
         assert host.reply(short)["type"] == "result"
@@ -283,7 +283,7 @@ def test_a_second_sigterm_does_not_wait_any_longer(tmp_path: Path) -> None:
         id_ = host.send(action("sleeper", {"seconds": 4.5}))
         on_link(daemon, "sleeper", 1)
         daemon.signal(signal.SIGTERM)
-        wait_for(lambda: "draining for at most" in daemon.log, 10)
+        wait_for(lambda: "stopping: waiting at most" in daemon.log, 10)
         begun = time.monotonic()
         daemon.signal(signal.SIGINT)
         assert host.reply(id_, 3)["code"] == "SHUTTING_DOWN"

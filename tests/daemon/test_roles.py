@@ -250,8 +250,8 @@ def test_a_reload_takes_a_role_away_from_an_open_connection(tmp_path: Path) -> N
     ('"root" = ["viewer"]', "'root' is not a peer; write uid:1001"),
     ('"uid:-1" = ["viewer"]', "'uid:-1' is not a peer"),
     ('"uid:4294967295" = ["viewer"]', "is not a peer"),
-    ('"gid:no-such-group-here" = ["viewer"]', "admin.roles: there is no group 'no-such-group-here'"),
-    ('"uid:no-such-user-here" = ["viewer"]', "admin.roles: there is no user 'no-such-user-here'"),
+    ('"gid:no-such-group-here" = ["viewer"]', "admin.roles: this machine has no group 'no-such-group-here'"),
+    ('"uid:no-such-user-here" = ["viewer"]', "admin.roles: this machine has no user 'no-such-user-here'"),
     ('"uid:1" = "viewer"', "admin.roles.uid:1"),
 ])
 @pytest.mark.slow_after(3)
@@ -269,7 +269,7 @@ def test_a_socket_group_that_is_not_there_is_told_by_config_check(tmp_path: Path
         (tmp_path / "c.toml").write_text(f'[{key}]\nsocket_group = "no-such-group-here"\n')
         done = subprocess.run([sys.executable, "-m", "apex_exec", "config", "check", str(tmp_path / "c.toml")],
                               capture_output=True, text=True, timeout=60)
-        assert done.returncode == 1 and f"{key}.socket_group: there is no group" in done.stderr
+        assert done.returncode == 1 and f"{key}.socket_group: this machine has no group" in done.stderr
 
 
 def test_what_the_kernel_does_not_say_is_nobody() -> None:
@@ -283,7 +283,7 @@ def test_what_the_kernel_does_not_say_is_nobody() -> None:
     with pytest.raises(Forbidden):
         access.check(access.caller(7, 7, (), None), "an.operation.without.a.row", {})
     access.check(access.caller(0, 0, (), None), "an.operation.without.a.row", {})
-    with pytest.raises(WireError, match="may not ask for somebody else"):
+    with pytest.raises(WireError, match="may not act for somebody else"):
         access.caller(7, 7, (), msg.Actor("ann", ["viewer"]))
     with pytest.raises(ConfigError):
         Access({"gid:no-such-group-here": ["viewer"]}, 0)

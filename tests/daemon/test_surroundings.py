@@ -62,16 +62,17 @@ def test_a_module_that_does_not_exist_is_found_by_config_check_doctor_and_serve(
 
 
 @pytest.mark.parametrize(("changes", "says"), [
-    ({"data.url": "mysql://u@h/d"}, "data.url: only sqlite:///path and postgresql://"),
+    ({"data.url": "mysql://u@h/d"}, "data.url: this is not a supported database URL"),
     *(pytest.param(changes, says, marks=pytest.mark.slow) for changes, says in (
-        ({"market.url": "postgresql+asyncpg://u@h/d"}, "market.url: only sqlite:///path and postgresql://"),
-        ({"registry.url": "sqlite://"}, "registry.url: only sqlite:///path and postgresql://"),
-        ({"data.url": "postgres://u@h/d", "market.url": "postgresql+psycopg://u@h/d"}, "are the same database"),
-        ({'data.tables."app.orders".owner': "u", 'data.tables."app.orders".columns': ["a"]}, "search_path"),
+        ({"market.url": "postgresql+asyncpg://u@h/d"}, "market.url: this is not a supported database URL"),
+        ({"registry.url": "sqlite://"}, "registry.url: this is not a supported database URL"),
+        ({"data.url": "postgres://u@h/d", "market.url": "postgresql+psycopg://u@h/d"}, "name the same database"),
+        ({"data.tables.orders.owner": "rls", "data.tables.orders.columns": ["a"]}, "SQLite has no row-level security"),
         ({"data.tables.orders.owner": "u", "data.tables.orders.columns": ["a", "A"]}, "differ only in case"),
-        ({"admin.endpoint": "tcp://127.0.0.1:1"}, "ipc:// only"), ({"host.endpoint": "udp://x"}, "tcp:// (with CURVE)"),
+        ({"admin.endpoint": "tcp://127.0.0.1:1"}, "a local socket only"),
+        ({"host.endpoint": "udp://x"}, "(with CURVE)"),
         ({"security.policy_file": "/nonexistent.toml"}, "/nonexistent.toml"),
-        ({"plugins_dir": "/nonexistent"}, "plugins_dir: /nonexistent"),
+        ({"plugins_dir": "/nonexistent"}, "plugins_dir: the folder /nonexistent"),
         ({"host.endpoint": "ipc:///tmp/" + "x" * 120}, "a socket path has at most"),
         ({"host.endpoint": "tcp://127.0.0.1:0"}, "curve_keys_dir")))])
 def test_what_serve_refuses_config_check_refuses_in_the_same_words(changes: dict[str, Any], says: str,

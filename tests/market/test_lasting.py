@@ -221,7 +221,7 @@ def test_a_registrar_that_dies_after_the_commit_has_closed_the_month_and_says_so
     folder = tmp_path_factory.mktemp("d")
     fill(folder / "state", LAST, 100)
     with Daemon(folder, None, env={CRASH_VARIABLE: "month-closed"}) as daemon, AdminClient(daemon.admin) as admin:
-        with pytest.raises(CallError, match="look whether the operation was done"):
+        with pytest.raises(CallError, match="check whether it took effect"):
             admin.request("billing.close", {"month": LAST})
         wait_for(lambda: _answers(admin), 20, "another registrar")
         (listed,) = admin.request("billing.status")

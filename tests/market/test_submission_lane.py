@@ -77,7 +77,7 @@ def test_an_installation_does_not_wait_for_a_submission(daemon: Daemon, tmp_path
     time.sleep(0.5)
     with pytest.raises(CallError) as refused:
         admin(daemon, "market.submit", submitter="ann", path=str(folder))
-    assert "too many submissions wait" in str(refused.value)
+    assert "too many submissions are waiting" in str(refused.value)
     child.kill()
 
 

@@ -106,7 +106,8 @@ class AdminSocket:
 
     def _message(self, peer: Peer, frames: list[bytes], body: bytes) -> None:
         if peer.foreign:
-            self._refuse(peer, frames, None, WireError(Code.PROTOCOL_ERROR, "set no routing id of your own"))
+            self._refuse(peer, frames, None, WireError(Code.PROTOCOL_ERROR, "this socket has set ZMQ_ROUTING_ID, "
+                                                                            "which is refused; leave it unset"))
             return
         try:
             request = codec.decode_request(body, BYTES_MAX)
@@ -123,8 +124,9 @@ class AdminSocket:
         """One of HOST_OPERATIONS on the hosts' endpoint, by the same roles: those of the connection's own user and
         groups, and none on tcp, where the kernel knows of no user. Raises WireError."""
         if request.op not in HOST_OPERATIONS:
-            raise WireError(Code.PROTOCOL_ERROR, f"of the operations a host may ask for {', '.join(HOST_OPERATIONS)} "
-                            "here; the others are served on the admin endpoint")
+            raise WireError(Code.PROTOCOL_ERROR, "on the host endpoint only the operations "
+                                                 f"{', '.join(HOST_OPERATIONS)} "
+                            "are served; send the others to the admin endpoint")
         self._serve(peer, frames, request, pending_max=HOST_PENDING_MAX)
 
     def _serve(self, peer: Peer, frames: list[bytes], request: Any, *, pending_max: int = PENDING_MAX) -> None:
@@ -132,15 +134,19 @@ class AdminSocket:
             self._reply(peer, frames, _encode(msg.Pong(id=request.id)))
             return
         if not isinstance(request, msg.Admin):
-            raise WireError(Code.PROTOCOL_ERROR, "the admin endpoint serves `admin` and `ping` only")
+            raise WireError(Code.PROTOCOL_ERROR, "the admin endpoint serves `admin` and `ping` only; send calls to "
+                                                 "the host endpoint")
         if request.id in peer.pending:
-            raise WireError(Code.DUPLICATE_ID, "this id is pending already", {"id": request.id})
+            raise WireError(Code.DUPLICATE_ID, "a request with this id is still pending on this connection; use a new "
+                                               "id", {"id": request.id})
         if len(peer.pending) >= pending_max:
-            raise WireError(Code.OVERLOADED, "this connection waits for too many operations")
+            raise WireError(Code.OVERLOADED, "too many operations of this connection are pending; wait for one of "
+                                             "them to finish")
         known = operations.find(request.op).args.__struct_fields__
         # Who looks while the ledger is slow learns why; the record waits with the others, within their bound.
         if not (self._audit.has_room if request.op in READING else self._audit.admits(time.monotonic_ns())):
-            raise WireError(Code.AUDIT_UNAVAILABLE, "the audit ledger cannot take a record; nothing was done")
+            raise WireError(Code.AUDIT_UNAVAILABLE, "the audit ledger cannot take records, so nothing was done; try "
+                                                    "again later")
         try:
             access = self._access()
             caller = access.caller(*_identity(peer), request.actor)
@@ -167,7 +173,8 @@ class AdminSocket:
             refused(Code.INVALID_INPUT, str(error), {"reason": "configuration"})
         except Exception as error:
             self._logs.bug(f"the operation {request.op} failed", error)
-            refused(Code.INTERNAL, "the daemon failed at this; its log says how", {"reason": "bug"})
+            refused(Code.INTERNAL, "the daemon failed to carry this out, because of a bug; its log has the details",
+                    {"reason": "bug"})
 
     def _ends(self, peer: Peer, frames: list[bytes], request: msg.Admin, args: msgspec.Struct, caller: Caller) -> tuple[
             Callable[[Any], None], Callable[[str, str, dict[str, Any]], None]]:

@@ -104,13 +104,14 @@ def make(settings: Settings, target: Path) -> dict[str, Any]:
     """Writes a backup to ``target``, which must not exist yet. Raises Refusal; then nothing is left of it."""
     state = settings.state_path.absolute()
     if not target.is_absolute():
-        raise _wrong("path_not_absolute", f"{target} is not an absolute path, and the daemon works in another folder")
+        raise _wrong("path_not_absolute", f"{target} is not an absolute path, and the daemon works in another folder "
+                                          "than this shell")
     if target.resolve().is_relative_to(state.resolve()):
-        raise _wrong("inside_the_state", f"{target} is inside the state folder, which is copied")
+        raise _wrong("inside_the_state", f"{target} is inside the state folder, which is what is being copied")
     if os.path.lexists(target):
-        raise Refusal("exists", f"{target} exists already", code=Code.CONFLICT, hint="name a new folder or file")
+        raise Refusal("exists", f"{target} already exists", code=Code.CONFLICT, hint="name a new folder or file")
     if not target.parent.is_dir():
-        raise _wrong("no_folder", f"{target.parent} is no folder", hint="make it first")
+        raise _wrong("no_folder", f"the folder {target.parent} does not exist", hint="create it first")
     part: Path | None = None
     try:
         part = Path(tempfile.mkdtemp(prefix=f".{target.name[:100]}.", dir=target.parent))  # 0700
@@ -124,7 +125,7 @@ def make(settings: Settings, target: Path) -> dict[str, Any]:
     except OSError as error:
         raise Refusal("not_written", f"the backup cannot be written to {target}: {error.strerror or error}"
                       + (f" ({error.filename})" if error.filename else ""),
-                      hint="see that the daemon's user can write there, and that there is room") from None
+                      hint="make sure that the daemon's user can write there, and that the disk has room") from None
     finally:
         if part is not None:
             shutil.rmtree(part, ignore_errors=True)
@@ -166,7 +167,8 @@ def _copied(settings: Settings, state: Path, folder: Path) -> Contents:
             for path in (folder / LIST, folder / "databases", folder / "state", folder):
                 sync(path)
             return contents
-    raise Refusal("not_consistent", f"what was copied is not whole: {why}", hint="see `apex-exec audit verify`")
+    raise Refusal("not_consistent", f"the copy is not consistent, so it was discarded: {why}",
+                  hint="run `apex-exec audit verify`, and then make the backup again")
 
 
 def _is_elsewhere(settings: Settings, name: str) -> bool:
@@ -228,7 +230,8 @@ def _copy_database(source: Path, target: Path) -> None:
             reading.backup(writing)
             writing.execute("PRAGMA journal_mode = DELETE")  # one file, nothing beside it
     except sqlite3.Error as error:
-        raise Refusal("database_unreadable", f"{source} cannot be copied: {error}") from None
+        raise Refusal("database_unreadable", f"the database {source} cannot be copied: {error}",
+                      hint="check the file, its folder's permissions and the disk") from None
     sync(target)
 
 
@@ -298,7 +301,7 @@ def restore(settings: Settings, source: Path, *, accept_older: bool = False, rea
     state = settings.state_path.absolute()
     _check_empty(settings, state)
     if accept_older and not reason.strip():
-        raise _wrong("reason_missing", "to go on from an older copy needs a reason", hint="say why with --reason")
+        raise _wrong("reason_missing", "continuing from an older copy needs a reason", hint="say why with --reason")
     part: Path | None = None
     try:
         _make_private(state.parent)
@@ -324,21 +327,24 @@ def restore(settings: Settings, source: Path, *, accept_older: bool = False, rea
 def _check_empty(settings: Settings, state: Path) -> None:
     for lock in (settings.runtime_path / "lock", state / "state.lock"):
         if _is_held(lock):
-            raise Refusal("daemon_runs", f"a daemon is running on {lock.parent}", code=Code.CONFLICT,
+            raise Refusal("daemon_runs", f"a daemon is still running on the state folder {lock.parent}",
+                          code=Code.CONFLICT,
                           hint="stop it first: `apex-exec drain --stop --wait`")
     try:
         left = [entry.name for entry in os.scandir(state)]
     except FileNotFoundError:
         left = []
     except OSError as error:
-        raise Refusal("not_restored", f"{state} cannot be looked at: {error.strerror}") from None
+        raise Refusal("not_restored", f"the folder {state} cannot be read: {error.strerror}",
+                      hint="run this as the daemon's user") from None
     if left:
         raise Refusal("state_not_empty", f"{state} is not empty ({', '.join(sorted(left)[:3])}…)", code=Code.CONFLICT,
                       hint="move it aside, or name another folder as state_dir")
     for name in DATABASES:
         path = _database(settings, name)
         if path is not None and os.path.lexists(path):
-            raise Refusal("state_not_empty", f"{name}.url names {path}, which exists", code=Code.CONFLICT,
+            raise Refusal("state_not_empty", f"the database {path} (named by {name}.url) already exists",
+                          code=Code.CONFLICT,
                           hint="move it aside")
 
 
@@ -378,7 +384,8 @@ def _unpacked(source: Path, part: Path) -> Contents:
 
             return _take(source, part, member)
     except (tarfile.TarError, zlib.error, EOFError, ValueError) as error:
-        raise Refusal("backup_damaged", f"{source} is no backup: {error}", hint="use another") from None
+        raise Refusal("backup_damaged", f"{source} is not a backup: {error}", hint="name a file or folder that "
+                                                                                   "`apex-exec backup` made") from None
 
 
 def _take(source: Path, part: Path, opened: Any) -> Contents:
@@ -389,17 +396,19 @@ def _take(source: Path, part: Path, opened: Any) -> Contents:
         with opened(LIST) as file:
             contents = msgspec.json.decode(file.read(LIST_BYTES_MAX), type=Contents)
     except (KeyError, FileNotFoundError):
-        raise Refusal("no_backup", f"{source} is no backup: it has no {LIST}", code=Code.NOT_FOUND) from None
+        raise Refusal("no_backup", f"{source} is not a backup: it contains no {LIST}", code=Code.NOT_FOUND,
+                      hint="name a file or folder that `apex-exec backup` made") from None
     except msgspec.MsgspecError as error:
         raise damaged(f"{LIST}: {error}") from None
     if contents.format != FORMAT:
-        raise Refusal("other_format", f"{source} has format {contents.format}, and this release reads {FORMAT}",
-                      hint=f"use apex-exec {contents.version[:20]}")
+        raise Refusal("other_format", f"the backup {source} has format {contents.format}, and this release reads "
+                                      f"format {FORMAT}",
+                      hint=f"restore it with apex-exec {contents.version[:20]}, which made it")
     for entry in contents.files:
         path = Path(entry.path)
         if path.is_absolute() or ".." in path.parts or path.parts[:1] not in (("state",), ("databases",)) or (
                 entry.path.count("/") < 1):
-            raise damaged(f"{entry.path!a} is no path of a backup")
+            raise damaged(f"{entry.path!a} is not a valid path in a backup")
         copy = part / path
         _make_private(copy.parent)
         digest, left = hashlib.sha256(), entry.size
@@ -416,9 +425,9 @@ def _take(source: Path, part: Path, opened: Any) -> Contents:
         except (KeyError, FileNotFoundError, ValueError):  # a path with a NUL is none
             raise damaged(f"{entry.path!a} is missing") from None
         except FileExistsError:
-            raise damaged(f"{entry.path!a} stands twice in its list") from None
+            raise damaged(f"{entry.path!a} is listed twice") from None
         if left or more or digest.hexdigest() != entry.sha256:
-            raise damaged(f"{entry.path!a} is not what was written (its size or its SHA-256 differs)")
+            raise damaged(f"{entry.path!a} was changed after the backup (its size or its SHA-256 differs)")
     return contents
 
 
@@ -429,7 +438,7 @@ def _missing(settings: Settings, state: Path, contents: Contents) -> int:
     try:
         mark = read_signed(Path(settings.audit.anchor), "anchor", load_public_key(state))
     except LedgerError as error:
-        raise Refusal("another_ledger", f"audit.anchor is of another ledger than this backup: {error}",
+        raise Refusal("another_ledger", f"audit.anchor belongs to another ledger than this backup: {error}",
                       hint="name another file as audit.anchor, or use a backup of that ledger") from None
     return max(0, mark.seq - contents.ledger_seq) if mark is not None else 0
 

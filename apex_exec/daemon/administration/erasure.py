@@ -48,7 +48,7 @@ class Erasure:
             raise Refusal("reason_missing", "an erasure needs a reason", code=Code.INVALID_INPUT,
                           hint="say why with --reason, such as the number of the request; do not name the person")
         if user in args.reason.lower():
-            raise Refusal("reason_names_user", "the reason is on record for good, so it cannot name the person",
+            raise Refusal("reason_names_user", "the reason is recorded for good, so it must not name the person",
                           code=Code.INVALID_INPUT, hint="give the number of the request")
         database = database_path(context.settings.audit.url, context.settings.state_path)
         try:
@@ -65,7 +65,7 @@ class Erasure:
             people.erase(database, user, "" if market.month_is_closed(context, month) else month)
             market.forget_usage(context)  # a bill that was computed meanwhile has the id
         except LedgerError as error:
-            raise Refusal("ledger_unusable", str(error), hint="see that the disk has room, and try again") from None
+            raise Refusal("ledger_unusable", str(error), hint="check that the disk has room, and try again") from None
         return {"pseudonym": pseudonym, "keptEntries": kept["erased"], "endedEnablements": len(ended), "rows": rows,
                 "plainEvents": plain, "reason": args.reason}
 

@@ -102,7 +102,7 @@ class Figures:
     def find(self, args: FindArgs) -> dict[str, Any]:
         """One page of the plugins in the order asked for, and how many there are in all. Raises Refusal."""
         if args.limit < 1 or args.limit > PAGE_MAX or args.offset < 0:
-            raise Refusal("bad_page", f"a page has 1 to {PAGE_MAX} rows and begins at 0 or later",
+            raise Refusal("bad_page", f"`limit` must be 1 to {PAGE_MAX}, and `offset` 0 or greater",
                           code=Code.INVALID_INPUT, hint="ask for the next page by `offset`")
         now_ns, words, pool = time.monotonic_ns(), args.search.strip().lower(), self._supervisor.pool
         pids = self._pids()
@@ -117,7 +117,7 @@ class Figures:
         found = pool.gauges(now_ns, [args.id])
         if not found:
             raise Refusal("plugin_not_found", f"there is no plugin {args.id[:50]!a}", code=Code.NOT_FOUND,
-                          hint="`apex-exec plugin list` shows those there are")
+                          hint="`apex-exec plugin list` shows the plugins that exist")
         pids, spec = self._pids(), self._spec(args.id)
         ages = self._supervisor.workers.ages(args.id, now_ns)
         trial = pool.trial(args.id)

@@ -71,7 +71,7 @@ def read(state: Path, store: str) -> Known | None:
         raise _unusable(path, error.strerror or str(error)) from None
     code, body = data[len(_MAGIC) :][:_CODE_BYTES], data[len(_MAGIC) + _CODE_BYTES :]
     if not data.startswith(_MAGIC) or not hmac.compare_digest(code, _code(key, body)):
-        raise _unusable(path, "it was changed, or another daemon wrote it")
+        raise _unusable(path, "the file was changed, or another daemon wrote it")
     try:
         known = _decode(body)
     except msgspec.DecodeError as error:
@@ -81,7 +81,7 @@ def read(state: Path, store: str) -> Known | None:
 
 def _unusable(path: Path, why: str) -> Refusal:
     return Refusal("snapshot_unusable", f"{path} is not used: {why}",
-                   hint="nothing is served before the registry's database answers; then the file is made anew")
+                   hint="plugins are served once the registry's database answers; the file is then written again")
 
 
 def _code(key: bytes, body: bytes) -> bytes:

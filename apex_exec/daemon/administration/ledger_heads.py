@@ -47,14 +47,14 @@ class LedgerHeads:
     def accept(self, context: Context, args: AcceptArgs) -> dict[str, Any]:
         """Notes the ledger that is there, whatever was noted before. The operation itself is on record in it."""
         if not args.reason.strip():
-            raise Refusal("reason_missing", "to go on with another ledger needs a reason", code=Code.INVALID_INPUT,
+            raise Refusal("reason_missing", "continuing with another ledger needs a reason", code=Code.INVALID_INPUT,
                           hint="say why with --reason")
         was = self._trouble
         self._look(context, accept=True)
         try:
             chain = market.begin_chain_anew(context)
         except LedgerError as error:
-            raise Refusal("ledger_unusable", str(error), hint="see that the disk has room, and try again") from None
+            raise Refusal("ledger_unusable", str(error), hint="check that the disk has room, and try again") from None
         return {"was": was, "reason": args.reason, **({"chain": chain} if chain else {})}
 
     def _look(self, context: Context, *, accept: bool) -> None:

@@ -47,8 +47,8 @@ def events(settings: Settings, args: EventsArgs) -> dict[str, Any]:
     """``events`` newest first, and ``next``: what ``before`` has to be for older ones, 0 if there are none. Raises
     Refusal."""
     if not 1 <= args.limit <= EVENTS_MAX or args.before < 0 or args.after < 0:
-        raise Refusal("bad_page", f"a page has 1 to {EVENTS_MAX} events; `before` and `after` are sequence numbers",
-                      code=Code.INVALID_INPUT, hint="use what the page before said in `next`")
+        raise Refusal("bad_page", f"`limit` must be 1 to {EVENTS_MAX}, and `before` and `after` sequence numbers",
+                      code=Code.INVALID_INPUT, hint="pass the value of `next` from the previous page")
     _check_type(args.type)
     with _readable():
         return _page(_ledger(settings), args)
@@ -59,8 +59,8 @@ def read(settings: Settings, args: ReadArgs) -> dict[str, Any]:
     stopped, whether it found anything or not. ``first`` and ``last`` are the ledger's ends: if ``first`` is above
     ``afterSeq + 1``, the events between were removed when their time was over. Raises Refusal."""
     if not 1 <= args.limit <= EVENTS_MAX or args.after_seq < 0:
-        raise Refusal("bad_page", f"a page has 1 to {EVENTS_MAX} events; `afterSeq` is a sequence number",
-                      code=Code.INVALID_INPUT, hint="use what the answer before said in `next`")
+        raise Refusal("bad_page", f"`limit` must be 1 to {EVENTS_MAX}, and `afterSeq` a sequence number",
+                      code=Code.INVALID_INPUT, hint="pass the value of `next` from the previous answer")
     _check_type(args.filter.type)
     with _readable():
         return _read(_ledger(settings), args)
@@ -69,7 +69,7 @@ def read(settings: Settings, args: ReadArgs) -> dict[str, Any]:
 def _check_type(type_: str) -> None:
     if type_ and type_ not in EVENT_TYPES:
         raise Refusal("bad_type", f"{type_[:40]!a} is not a type of event", code=Code.INVALID_INPUT,
-                      hint=f"there are {', '.join(EVENT_TYPES)}")
+                      hint=f"the types are {', '.join(EVENT_TYPES)}")
 
 
 @contextmanager
@@ -240,7 +240,8 @@ def _length(settings: Settings) -> int:
 def logs(settings: Settings, args: LogsArgs) -> dict[str, Any]:
     """The latest lines of one plugin, oldest first. Raises Refusal."""
     if not is_plugin_id(args.id) or not 1 <= args.lines <= LINES_MAX:
-        raise Refusal("bad_arguments", f"name a plugin and 1 to {LINES_MAX} lines", code=Code.INVALID_INPUT,
+        raise Refusal("bad_arguments", f"give a plugin's id, and 1 to {LINES_MAX} as the number of lines",
+                          code=Code.INVALID_INPUT,
                       hint="`apex-exec plugin list` shows the ids")
     try:
         lines = log_files.tail(settings.state_path / "logs", args.id, args.lines)

@@ -58,8 +58,8 @@ class LoopOperations:
 
     def _admit(self, is_open: bool) -> None:
         if not self._supervisor.set_admission(is_open):
-            raise Refusal("ending", "the daemon is on its way out, and takes no new work again", code=Code.CONFLICT,
-                          hint="start it again once it has ended")
+            raise Refusal("ending", "the daemon is shutting down, so it accepts no more work", code=Code.CONFLICT,
+                          hint="start it again after it has ended")
         log.info("an operator %s the daemon", "undrained" if is_open else "drained")
 
     def _restart(self, args: Any, uid: int) -> dict[str, Any]:
@@ -80,8 +80,8 @@ class LoopOperations:
     # ------------------------------------------------------------------ the fleet
     def _in_fleet(self) -> Fleet:
         if self._fleet is None:
-            raise Refusal("no_fleet", "this daemon is in no fleet", code=Code.CONFLICT,
-                          hint="fleet.engine says which engine knows its members; see apex_exec/fleet/README.md")
+            raise Refusal("no_fleet", "this daemon does not belong to a fleet", code=Code.CONFLICT,
+                          hint="set fleet.engine to make it a member; see apex_exec/fleet/README.md")
         return self._fleet
 
     def _fleet_status(self, _: Any, uid: int) -> dict[str, Any]:
@@ -100,7 +100,7 @@ class LoopOperations:
             fleet.order("drain")
         elif not fleet.order_node(args.node, "drain"):
             raise Refusal("node_unreachable", f"there is no link to a node {args.node[:63]!a}", code=Code.NOT_FOUND,
-                          hint="`apex-exec fleet nodes` shows those there are")
+                          hint="`apex-exec fleet nodes` shows the nodes")
         log.info("an operator drained the node %s", args.node[:63] or fleet.name)
         return {"node": args.node or fleet.name, "draining": True}
 
@@ -116,8 +116,8 @@ class LoopOperations:
         spec = self._supervisor.pool.spec(plugin)
         if spec is None:
             raise Refusal("plugin_not_found", f"no plugin {plugin[:50]!a} is served", code=Code.NOT_FOUND,
-                          hint="`apex-exec status` shows those there are")
+                          hint="`apex-exec status` shows the plugins that are served")
         if spec.state != "enabled":
             raise Refusal("not_enabled", f"{plugin} is {spec.state}{f': {spec.reason}' if spec.reason else ''}",
-                          code=Code.CONFLICT, hint=f"see `apex-exec plugin show {plugin}`")
+                          code=Code.CONFLICT, hint=f"`apex-exec plugin show {plugin}` says more")
         return [pid for _, named, pid in self._supervisor.workers.living() if named == plugin]

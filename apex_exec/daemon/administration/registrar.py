@@ -218,7 +218,7 @@ class Registrar:
         """Set while what the supervisor serves may differ from what the rows say."""
         self._looked = threading.Event()
         """Set once the store has been opened, or could not be: what is asked before waits for it."""
-        self._trouble = Refusal("store_unusable", "the registry is being opened; try again")
+        self._trouble = Refusal("store_unusable", "the registry is still being opened; try again in a few seconds")
         self._lanes: dict[str, queue.SimpleQueue[Work]] = {
             name: queue.SimpleQueue() for name in ("quick", "slow", "billing", "ledger")}
         self._submissions = Submissions()
@@ -252,8 +252,8 @@ class Registrar:
             self._lanes[found[0].lane].put(work)
         elif not self._submissions.put(str(op.args.get("submitter", ""))[:100], work):
             self._refuse(op.number, Refusal(
-                "submissions_full", "too many submissions wait, of this submitter or in all", code=Code.OVERLOADED,
-                hint="wait until they are checked"))
+                "submissions_full", "too many submissions are waiting, of this submitter or altogether",
+                code=Code.OVERLOADED, hint="try again when some of them have been checked"))
 
     def _refuse(self, number: int, error: Refusal) -> None:
         self._link.send(messages.Refused(number, str(error.code), error.message, error.wire_details()))
@@ -369,7 +369,7 @@ class Registrar:
         try:
             self._kept.settle(context)
         except Refusal as error:  # until it can, no plugin is enabled: see its gate
-            log.warning("what removed plugins kept cannot be looked at; it is tried again: %s", error.message)
+            log.warning("the stored data of removed plugins cannot be read; this is tried again: %s", error.message)
             return False
         return True
 
@@ -377,7 +377,7 @@ class Registrar:
         try:
             (self._heads.end if end else self._heads.keep)(context)
         except Refusal as error:
-            log.error("the ledger's head could not be noted: %s", error.message)
+            log.error("the ledger's head could not be recorded in the registry: %s", error.message)
 
     def note_at_end(self) -> None:
         """Notes how far the ledger is, once more, if the store could be opened."""
@@ -416,7 +416,7 @@ class Registrar:
                 self._link.send(messages.Health(
                     f"what is served could not be compared with the registry: {error}"[:300]))
             else:  # what is served was read from it, and goes on; its age is a metric
-                log.error("what is served could not be compared with the registry: %s", error)
+                log.error("the plugins that are served could not be compared with the registry: %s", error)
         else:
             self._link.send(messages.Health(""))
 
@@ -475,7 +475,7 @@ class Registrar:
                 if number in before and before[number][1] != counts:  # also if a wrong clock is right again
                     self._audit(plugin, "approval.resumed" if counts else "approval.expired", {})
         except Refusal as error:
-            log.error("approvals could not be looked at: %s", error.message)
+            log.error("the approvals could not be checked for their expiry; this is tried again: %s", error.message)
 
 
 def _folder_ids(folder: str) -> frozenset[str]:

@@ -109,12 +109,14 @@ class RegistrarLink:
     def run(self, op: str, args: msgspec.Struct, uid: int, done: Done, refused: Refused) -> None:
         """Sends one operation; exactly one of the callbacks is called, then or later."""
         if len(self._pending) >= PENDING_MAX:
-            refused(Code.OVERLOADED, "the registrar has too much to do; try again", {"reason": "registrar_busy"})
+            refused(Code.OVERLOADED, "the registrar has too many operations waiting; try again in a few seconds",
+                    {"reason": "registrar_busy"})
             return
         self._loop.wake(self.side)
         number, self._next = self._next, self._next + 1
         if not self.side.send(messages.Op(number, op, msgspec.to_builtins(args, builtin_types=(bytes,)), uid)):
-            refused(Code.INTERNAL, "the registrar is being restarted; nothing was done", {"reason": "registrar_down"})
+            refused(Code.INTERNAL, "the registrar is being restarted, so nothing was done; try again in a few "
+                                   "seconds", {"reason": "registrar_down"})
             return
         self._pending[number] = (done, refused)
         self._loop.side_changed(self.side)
@@ -224,5 +226,6 @@ class RegistrarLink:
         self._snapshot = Snapshot(self._sources, "registry")
         pending, self._pending = self._pending, {}
         for _, refused in pending.values():
-            refused(Code.INTERNAL, "the registrar died; look whether the operation was done before trying again",
+            refused(Code.INTERNAL, "the registrar ended during the operation; check whether it took effect before you "
+                                   "try again",
                     {"reason": "registrar_died"})

@@ -83,8 +83,9 @@ class Access:
         handed_out = frozenset(ROLES) if ADMIN in own else frozenset().union(
             *(_HANDED_OUT[role] for role in held if role in _HANDED_OUT))
         if not handed_out:
-            raise Forbidden("no_delegate", f"uid {uid} (gid {gid}) may not ask for somebody else: it does not have the "
-                            f"role {DELEGATE}", {"roles": sorted(held)}, Caller(uid, gid, own, actor.name, said))
+            raise Forbidden("no_delegate", f"uid {uid} (gid {gid}) may not act for somebody else, because it does not "
+                            f"have the role {DELEGATE} (admin.roles assigns it)",
+                            {"roles": sorted(held)}, Caller(uid, gid, own, actor.name, said))
         return Caller(uid, gid, frozenset(said) & handed_out, actor.name, said)
 
     def check(self, caller: Caller, operation: str, args: Mapping[str, Any]) -> None:
@@ -125,8 +126,9 @@ def under_own_name(caller: Caller, args: Mapping[str, Any] | None, known: Iterab
             if key not in known:
                 continue
             if given.get(key) not in (None, "", caller.actor):
-                raise Forbidden("another_name", f"{caller} does so under no other name than {caller.actor}: `{key}` "
-                                "names somebody else", {"roles": sorted(caller.roles)}, caller)
+                raise Forbidden("another_name", f"{caller} acts under the name {caller.actor}, and `{key}` names "
+                                                "somebody "
+                                "else; leave it out, or give that name", {"roles": sorted(caller.roles)}, caller)
             given[key] = caller.actor
     return given
 
@@ -146,11 +148,13 @@ def _listed(roles: list[str]) -> str:
 def _checked(actor: msg.Actor) -> tuple[str, ...]:
     """The actor's roles. Raises WireError for a name or a role that cannot be."""
     if not actor.name.isprintable() or not actor.name.strip() or len(actor.name) > ACTOR_NAME_CHARS_MAX:
-        raise WireError(Code.INVALID_INPUT, f"an actor's name has 1 to {ACTOR_NAME_CHARS_MAX} printable characters",
+        raise WireError(Code.INVALID_INPUT, f"an actor's name must have 1 to {ACTOR_NAME_CHARS_MAX} printable "
+                                            "characters",
                         {"path": "$.actor.name"})
     for index, role in enumerate(actor.roles):
         if role not in ROLES:
-            raise WireError(Code.INVALID_INPUT, f"{role[:40]!r} is no role of an actor; there are {', '.join(ROLES)}",
+            raise WireError(Code.INVALID_INPUT, f"{role[:40]!r} is not a role of an actor; the roles are "
+                                                f"{', '.join(ROLES)}",
                             {"path": f"$.actor.roles[{index}]"})
     return tuple(dict.fromkeys(actor.roles))
 
@@ -159,5 +163,6 @@ def _uid(name: str) -> int:
     try:
         return int(name) if name.isdecimal() else pwd.getpwnam(name).pw_uid
     except KeyError:
-        raise ConfigError(f"admin.roles: there is no user {name!r}; name one of this machine, or its number") from None
+        raise ConfigError(f"admin.roles: this machine has no user {name!r}; write the name or the number of a user "
+                          "that exists") from None
 

@@ -193,7 +193,8 @@ class Sharing:
             try:
                 self._take_over(context, plugins)
             except Exception as error:  # noqa: BLE001 - whatever it is, everything is compared soon
-                log.error("what another daemon has changed could not be read: %s", error)
+                log.error("the changes that another daemon made to the registry could not be read, which is tried "
+                          "again: %s", error)
                 self._behind = True
 
     def _take_over(self, context: Context, plugins: set[str]) -> None:
@@ -229,7 +230,7 @@ class Sharing:
 
     def _lost(self, why: str) -> None:
         if not self.away:
-            log.error("the registry's server does not answer (%s); what was read from it is served on", why)
+            log.error("the registry's server does not answer (%s); the plugins last read from it are still served", why)
         self.away = True
         context = self._context()
         if context is not None:
@@ -245,7 +246,8 @@ class Sharing:
             if context is not None:
                 self.compare(context)
         except Exception as error:  # noqa: BLE001 - it is tried again in a second
-            log.error("what is served could not be compared with the registry: %s", error)
+            log.error("the plugins that are served could not be compared with the registry, which is tried again: "
+                      "%s", error)
             self._behind = True
 
     def compare(self, context: Context, *, anew: bool = False) -> None:
@@ -286,8 +288,8 @@ class Sharing:
         if mark.change >= self._mark.change:
             return
         back = self._telling.hold(specs)
-        log.error("the registry was set back to an older copy (change %d after %d). Not served until somebody decides "
-                  "about it again: %s", mark.change, self._mark.change, ", ".join(back) or "no plugin")
+        log.error("the registry was set back to an older copy (change %d after %d); out of service until an operator "
+                  "decides about them again: %s", mark.change, self._mark.change, ", ".join(back) or "none")
         context.audit("registry", "registry.set_back", {"change": mark.change, "seen": self._mark.change, "held": back})
 
     def _now_current(self, mark: _Mark) -> None:
@@ -329,7 +331,8 @@ class Sharing:
         try:
             last_known.keep(self._state, known)
         except OSError as error:
-            log.error("what is served could not be written to %s: %s", self._state / last_known.NAME, error.strerror)
+            log.error("the list of served plugins could not be written to %s, so it may be out of date at the next "
+                      "start: %s", self._state / last_known.NAME, error.strerror)
 
     def _age(self) -> float:
         return self._age_before + time.monotonic() - self._current

@@ -39,7 +39,8 @@ class FleetParts(NamedTuple):
         try:
             self.nodes.peers.bind(settings.fleet.endpoint)
         except OSError as error:
-            raise ConfigError(f"fleet.endpoint: {settings.fleet.endpoint}: {error.strerror}") from None
+            raise ConfigError(f"fleet.endpoint: cannot listen on {settings.fleet.endpoint}: {error.strerror}; "
+                              "choose another address") from None
 
     def close(self) -> None:
         """Ends the links and the connections of nodes."""

@@ -149,9 +149,9 @@ class Fleet:
         for name, why in roster.refused.items():
             if self.refused.get(name) != why:
                 log.error("this node, %s: %s", name, why) if name == self.name else log.warning(
-                    "the node %s is no member: %s", name, why)
+                    "the node %s was not admitted to the fleet: %s", name, why)
         if roster.problem and roster.problem != self.problem:
-            log.warning("the fleet's members stay as they are: %s", roster.problem)
+            log.warning("the fleet's members could not be read and stay as they are: %s", roster.problem)
         self.refused, self.problem = dict(roster.refused), roster.problem
         own = nodes.pop(self.name, None)
         if own is not None:
@@ -159,7 +159,7 @@ class Fleet:
         self._endpoint.admit(roster.nodes, self.name)
         new, gone = self.membership.roster({name: node.capacity for name, node in nodes.items()})
         for name in gone:
-            log.warning("the node %s is a member no longer", name)
+            log.warning("the node %s is no longer a member of the fleet", name)
             link = self.links.pop(name)
             link.end()
             self.requests.node_lost(name)
@@ -206,10 +206,10 @@ class Fleet:
             if was in ("serving", "leaving", "joining"):
                 if was != "leaving":
                     self._metrics.inc("fleet_node_lost_total", (link.name,))
-                log.warning("the node %s is lost: its link has ended", link.name)
+                log.warning("the node %s was lost, because its link ended unannounced", link.name)
             elif why == "refused":
-                log.warning("the node %s does not let this node in: it knows no statement with this node's key that "
-                            "holds", link.name)
+                log.warning("the node %s refuses this node, because it has no valid statement with this node's "
+                            "key; publish one with `apex-exec fleet keys`", link.name)
         self.requests.node_lost(link.name)
         self._follow(time.monotonic_ns())
 
@@ -243,7 +243,7 @@ class Fleet:
             try:
                 self._api.host_methods.provided_by_node(peer, message.provides)
             except Exception as error:  # more than may be, or no method: the node's hosts are not served here
-                log.warning("the node %s provides what cannot be taken: %s", peer.node, error)
+                log.warning("the host methods that the node %s provides cannot be used: %s", peer.node, error)
         elif isinstance(message, said.HandOver):
             self._taken_over(peer.node, message)
         elif isinstance(message, said.Order):
@@ -256,8 +256,8 @@ class Fleet:
             return  # without a link to it nothing can be sent there; it is asked when there is one
         if said.WIRE not in message.protocol:
             if self.membership.lost(name, "refused"):
-                log.error("the node %s speaks the wires %s, and this one speaks %d: upgrade one of them by one release "
-                          "at a time", name, message.protocol, said.WIRE)
+                log.error("the node %s speaks the protocol versions %s between nodes, and this one speaks %d: upgrade "
+                          "the nodes by one release at a time", name, message.protocol, said.WIRE)
             return
         if self.membership.said(name, message.state, executes=message.executes, version=message.version):
             log.info("the node %s (%s) is %s", name, message.version, message.state)

@@ -103,11 +103,13 @@ class FleetRequests(Requests):
     def _forward(self, peer: Peer, frames: list[bytes], request: msg.Invoke) -> None:
         now_ns = _clock_ns()
         if request.id in peer.pending:
-            raise WireError(Code.DUPLICATE_ID, "this id is pending already", {"id": request.id})
+            raise WireError(Code.DUPLICATE_ID, "a request with this id is still pending on this connection; use a new "
+                                               "id", {"id": request.id})
         if self.draining:
             raise WireError(Code.SHUTTING_DOWN, self.draining)
         if len(peer.pending) >= self.per_host or len(self._out) >= self._in_flight:
-            raise WireError(Code.OVERLOADED, "too many calls wait for other nodes, or for this connection")
+            raise WireError(Code.OVERLOADED, "too many calls are pending at other nodes or on this connection; try "
+                                             "again later")
         timeout_ms = self._timeout_ms(request.plugin)
         if request.deadline_ms is not None and request.deadline_ms < timeout_ms:
             timeout_ms = request.deadline_ms

@@ -59,12 +59,12 @@ def load_pair(settings: Settings) -> tuple[bytes, bytes]:
             with _owners_alone():
                 create_certificates(path.parent, CURVE_KEY.removesuffix(".key_secret"))
         if path.stat().st_mode & 0o077:
-            raise ConfigError(f"fleet.keys_dir: {path} can be read by others; chmod 600 it")
+            raise ConfigError(f"fleet.keys_dir: other users can read {path}; run: chmod 600 {path}")
         public, secret = load_certificate(path)
     except (OSError, ValueError) as error:
         raise ConfigError(f"fleet.keys_dir: {path}: {error}; make it with `apex-exec fleet keys`") from None
     if secret is None:
-        raise ConfigError(f"fleet.keys_dir: {path} has no secret key")
+        raise ConfigError(f"fleet.keys_dir: {path} contains no secret key; make one with `apex-exec fleet keys`")
     return public, secret
 
 
@@ -121,8 +121,8 @@ class NodeEndpoint:
     def _denied(self, address: str) -> None:
         if address not in self._told and len(self._told) < CONNECTIONS_MAX:  # it tries again, every second
             self._told.add(address)
-            log.warning("a connection from %s was refused: its CURVE key is no node's whose statement holds, and no "
-                        "host's; this is logged once for each address", address)
+            log.warning("a connection from %s was refused: its CURVE key belongs neither to a node with a valid "
+                        "statement nor to a host; this is logged once for each address", address)
 
     def close(self) -> None:
         """Lets the last replies leave, for a second at most."""

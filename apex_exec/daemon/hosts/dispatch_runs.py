@@ -85,7 +85,8 @@ class DispatchRuns:
         """The course of ``request`` and its plugins in order. Raises WireError."""
         hook = HOOKS.get(request.action)
         if hook is None:
-            raise WireError(Code.INVALID_INPUT, f"there is no hook {request.action!r}", {"path": "$.action"})
+            raise WireError(Code.INVALID_INPUT, f"there is no hook {request.action!r}; `hello` lists the hooks",
+                            {"path": "$.action"})
         raw = hooks.check_payload(request.action, request.payload, user_id)
         try:
             payload = decode_any(raw)

@@ -83,10 +83,10 @@ class HostMethods:
         held = self._of.get(peer, [])
         new = [method for method in dict.fromkeys(methods) if method not in held]
         if len(held) + len(new) > METHODS_PER_PEER_MAX:
-            raise WireError(Code.INVALID_INPUT, f"one connection provides at most {METHODS_PER_PEER_MAX} methods",
+            raise WireError(Code.INVALID_INPUT, f"one connection can provide at most {METHODS_PER_PEER_MAX} methods",
                             {"path": "$.methods"})
         if self._count + len(new) > METHODS_MAX:
-            raise WireError(Code.OVERLOADED, f"all connections together provide at most {METHODS_MAX} methods")
+            raise WireError(Code.OVERLOADED, f"all connections together can provide at most {METHODS_MAX} methods")
         self._count += len(new)
         for method in new:
             self._of.setdefault(peer, []).append(method)

@@ -35,7 +35,8 @@ class HostSocket:
     def _message(self, peer: Peer, frames: list[bytes], body: bytes) -> None:
         if peer.foreign:
             self._metrics.inc("protocol_anomalies_total", ("foreign_routing_id",))
-            self._refuse(peer, frames, None, WireError(Code.PROTOCOL_ERROR, "set no routing id of your own"))
+            self._refuse(peer, frames, None, WireError(Code.PROTOCOL_ERROR, "this socket has set ZMQ_ROUTING_ID, "
+                                                                            "which is refused; leave it unset"))
             return
         try:
             request = self._decode(body, self._bytes_max)
@@ -57,7 +58,8 @@ class HostSocket:
         id_ = getattr(request, "id", None)
         self._logs.bug("a request failed", error)
         self._requests.abandon(peer, id_)
-        self._refuse(peer, frames, id_, WireError(Code.INTERNAL, "the daemon failed at this request; its log says how"))
+        self._refuse(peer, frames, id_, WireError(Code.INTERNAL, "the daemon failed to serve this request, because of "
+                                                                 "a bug; its log has the details"))
 
     def _broken(self, trouble: Trouble, count: int) -> None:
         if trouble == "unread":

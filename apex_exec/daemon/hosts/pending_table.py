@@ -53,7 +53,8 @@ class PendingTable:
     def hold(self, peer: Peer, id_: int | str, size: int) -> None:
         """Counts the bytes of a large request until ``free``. Raises WireError if all together would be too many."""
         if self.large_bytes + size > LARGE_BYTES_MAX:
-            raise WireError(Code.OVERLOADED, "the daemon holds as many bytes of large requests as it may")
+            raise WireError(Code.OVERLOADED, "the large requests that are pending have reached the limit of bytes; "
+                                             "try again when some are answered")
         if id_ not in peer.pending:  # else it is refused, and the first one's bytes stay counted
             self.large[peer.host, id_] = size
             self.large_bytes += size

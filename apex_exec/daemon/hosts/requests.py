@@ -98,14 +98,16 @@ class Requests:
             self._plugins(peer, frames, request)
         elif kind is msg.Hello:
             if 1 not in request.protocol:
-                raise WireError(Code.UNSUPPORTED_PROTOCOL, "this daemon speaks protocol 1", {"protocol": [1]})
+                raise WireError(Code.UNSUPPORTED_PROTOCOL, "this daemon speaks protocol 1 only; include 1 in "
+                                                           "`protocol`", {"protocol": [1]})
             peer.connections.reply(peer, frames, _encode(self._welcome(request.id)))
         elif kind is msg.Provide:
             self._provide(peer, frames, request)
         elif kind is msg.Admin and self.administer is not None:
             self.administer(peer, frames, request)
         else:
-            raise WireError(Code.PROTOCOL_ERROR, f"{kind.__name__.lower()!r} is not served on this endpoint")
+            raise WireError(Code.PROTOCOL_ERROR, f"a message of type {kind.__name__.lower()!r} is not served on this "
+                                                 "endpoint")
 
     def serve_large(self, peer: Peer, frames: list[bytes], request: Any, size: int) -> None:
         """``serve`` of a message of more than LARGE_BYTES: what is held of such has a bound in all."""
@@ -123,7 +125,8 @@ class Requests:
 
     def _provide(self, peer: Peer, frames: list[bytes], request: msg.Provide) -> None:
         if frames:
-            raise WireError(Code.PROTOCOL_ERROR, "provide is for DEALER: REQ cannot be called back")
+            raise WireError(Code.PROTOCOL_ERROR, "provide needs a DEALER socket, since a REQ socket cannot receive "
+                                                 "calls")
         methods, standby = self._api.provide(peer, request.methods)
         peer.connections.reply(peer, frames, _encode(msg.Provided(id=request.id, methods=methods, standby=standby)))
 
@@ -137,12 +140,15 @@ class Requests:
     def _admit(self, peer: Peer, id_: int | str, now_ns: int) -> None:
         """Raises WireError if a request of ``peer`` cannot be taken now."""
         if id_ in peer.pending:
-            raise WireError(Code.DUPLICATE_ID, "this id is pending already", {"id": id_})
+            raise WireError(Code.DUPLICATE_ID, "a request with this id is still pending on this connection; use a new "
+                                               "id", {"id": id_})
         if len(peer.pending) >= self.per_host:
-            raise WireError(Code.OVERLOADED, "this connection holds as many requests as it may (pool.per_host)")
+            raise WireError(Code.OVERLOADED, "this connection has the most pending requests that are allowed "
+                                             "(pool.per_host); wait for answers")
         audit = self._audit
         if now_ns > audit.fine_until_ns and not audit.admits(now_ns):
-            raise WireError(Code.AUDIT_UNAVAILABLE, "the audit ledger cannot take a record; nothing was run")
+            raise WireError(Code.AUDIT_UNAVAILABLE, "the audit ledger cannot take records, so nothing was run; try "
+                                                    "again later")
 
     def _invoke(self, peer: Peer, frames: list[bytes], request: msg.Invoke) -> None:
         now_ns = time.monotonic_ns()

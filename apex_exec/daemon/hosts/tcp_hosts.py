@@ -39,12 +39,13 @@ class Curve:
         secret = self._folder / SERVER_KEY
         try:
             if secret.stat().st_mode & 0o077:
-                raise ConfigError(f"host.curve_keys_dir: {secret} can be read by others; chmod 600 it")
+                raise ConfigError(f"host.curve_keys_dir: other users can read {secret}; run: chmod 600 {secret}")
             self.public, self.secret = load_certificate(secret)
         except (OSError, ValueError) as error:
-            raise ConfigError(f"host.curve_keys_dir: {secret}: {error}") from None
+            raise ConfigError(f"host.curve_keys_dir: {secret} cannot be read: {error}") from None
         if not self.secret:
-            raise ConfigError(f"host.curve_keys_dir: {secret} has no secret key")
+            raise ConfigError(f"host.curve_keys_dir: {secret} contains no secret key; make one with "
+                              "`apex-exec keys curve server`")
         self.clients: dict[bytes, str] = {}
         self.read_clients()
 
@@ -62,11 +63,12 @@ class Curve:
             try:
                 public, _ = load_certificate(path)
             except (OSError, ValueError) as error:
-                raise ConfigError(f"host.curve_keys_dir: {path}: {error}") from None
+                raise ConfigError(f"host.curve_keys_dir: {path} cannot be read: {error}") from None
             if public != self.public:
                 clients[public] = path.stem
         if not clients:
-            raise ConfigError(f"host.curve_keys_dir: {self._folder} has no client's key, so nobody could connect")
+            raise ConfigError(f"host.curve_keys_dir: {self._folder} contains no client's key, so nobody could "
+                              "connect; make one with `apex-exec keys curve NAME`")
         self.clients = clients
 
 
