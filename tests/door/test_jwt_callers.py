@@ -76,7 +76,7 @@ CLAIMS = {"iss": "https://us", "aud": "apex", "sub": USER, "exp": time.time() + 
 def test_a_right_token_names_its_user_and_nobody_else(algorithm: str, tmp_path: Path) -> None:
     caller = callers(tmp_path).find(token(algorithm), time.time())
     assert (caller.user, caller.act_as, caller.acts_as(None)) == (USER, False, USER)
-    with pytest.raises(Exception, match="acts as its own user only"):
+    with pytest.raises(Exception, match="may act as its own user only"):
         caller.acts_as("11111111-1111-4111-8111-111111111112")
     assert "audit:read" not in caller.scopes
 

@@ -164,7 +164,7 @@ def test_a_node_of_a_newer_wire_is_refused_in_one_line_and_gets_no_call(impostor
         impostor.say(**impostor.is_(protocol=[2, 3], version="9.0"))
     wait_for(lambda: fleet.states("a")["b"] == "refused", 20, "the refusal")
     time.sleep(0.3)
-    assert fleet.nodes["a"].log.count("speaks the wires [2, 3], and this one speaks 1") == 1
+    assert fleet.nodes["a"].log.count("speaks the protocol versions [2, 3] between nodes, and this one speaks 1") == 1
     assert {fleet.owner(name) for name in NAMES} == {"a"}
 
 
