@@ -81,7 +81,8 @@ class Guard:
 
 async def add_headers(_: web.Request, response: web.StreamResponse) -> None:
     """Puts the walls around every answer, also around errors."""
-    policy = response.headers.get("Content-Security-Policy", HEADERS["Content-Security-Policy"])  # a picture's is stricter
+    # a picture has a stricter policy of its own
+    policy = response.headers.get("Content-Security-Policy", HEADERS["Content-Security-Policy"])
     response.headers.update({**HEADERS, "Content-Security-Policy": policy})
     if "Cache-Control" not in response.headers:
         response.headers["Cache-Control"] = "no-store"
