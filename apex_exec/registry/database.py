@@ -180,8 +180,10 @@ def unusable(name: str, error: Exception) -> Refusal:
     return Refusal("store_unusable", f"the {name} store cannot be used: {line[:300]}", hint=hint)
 
 
+_READ_ONLY = "the database server is read-only: it is a standby, or was made so; name the primary in the URL"
 _HINTS = {
-    "25006": "the database server is read-only: it is a standby, or was made so; name the primary in the URL",
+    "0A000": _READ_ONLY,  # a standby takes no serializable transaction, and ours ask for nothing else that is not there
+    "25006": _READ_ONLY,
     "53100": "the disk of the database server is full: free some space there and try again",
     "53300": "the database server accepts no more connections: raise its max_connections, or use a pooler",
     "57014": f"the database server was too slow: a statement took over {STATEMENT_MS // 1000} s; look at its load",

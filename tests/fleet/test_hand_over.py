@@ -14,7 +14,7 @@ from tests.support.fleet import LocalFleet
 
 NAMES = [f"plugin-{number}" for number in range(8)]
 LIMIT = 6
-MINUTE_SECONDS, CALL_SECONDS, MARGIN_SECONDS = 60, 2, 3
+MINUTE_SECONDS, CALL_SECONDS, MARGIN_SECONDS = 60, 5, 3
 ASKS = '''
 from workers import ApiError
 
@@ -52,7 +52,7 @@ def ask(client: Client, plugin: str) -> dict[str, Any]:
             reply = client.invoke(plugin, "onDashboardLoad", USER, {"dashboardId": "d"})
             break
         except CallError as error:  # the owner is on its way out, or the machine is busy
-            assert not error.started or error.code == "NODE_LOST", error
+            assert not error.started or error.code in ("NODE_LOST", "TIMEOUT"), error
             assert time.monotonic() < due, error
     found: dict[str, Any] = reply["result"]["customWidgets"][0]["props"]
     return found
