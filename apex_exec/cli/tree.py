@@ -18,6 +18,7 @@ FILES = {
     "undrain": "daemon.operate", "restart": "daemon.operate", "breaker": "daemon.operate", "backup": "daemon.backup",
     "restore": "daemon.backup", "invoke": "invoke", "dispatch": "invoke", "schema": "schema", "keys": "keys",
     "audit": "audit", "console": "console", "deploy": "deploy", "door": "door", "fleet": "daemon.fleet",
+    "conformance": "conformance",
     "plugin new": "plugin.new", "plugin add": "plugin.add",
     "plugin validate": "plugin.validate", "plugin test": "plugin.test",
     "plugin dev": "plugin.dev", "plugin pack": "plugin.pack", "plugin sign": "plugin.pack",

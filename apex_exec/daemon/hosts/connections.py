@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Literal, Protocol
 if TYPE_CHECKING:
     from apex_exec.executor.loop import Loop
 
-FRAMES_MAX = 16
-"""Frames of one message; REQ sends two."""
+FRAMES_MAX = 15
+"""Frames before the body of one message; REQ sends one."""
 WAITING_BYTES_MAX = 32 * 1024 * 1024
 WAITING_MESSAGES_MAX = 10_000
 """Replies held for a peer that reads slowly. Above either, the connection is dropped."""
