@@ -39,8 +39,8 @@ def sdk_page() -> str:
              "apex_exec.catalogue`. What is not here is not part of the API.", "## Hooks",
              "A hook is declared by `@plugin.hook(NAME)` in Python, and as a function of that name in `hooks` in "
              "JavaScript. `context` and `params` are given to the arguments of these names.", *map(_hook, BUILT_IN),
-             "## The API in Python", "`context.api.…`: every method blocks until the answer is there; in an `async def` "
-             "hook it is awaited. A call that is refused raises `ApiError`.", *map(_python, METHODS.values()),
+             "## The API in Python", "`context.api.…`: every method blocks until the answer is there; in an `async "
+             "def` hook it is awaited. A call that is refused raises `ApiError`.", *map(_python, METHODS.values()),
              "## The API in JavaScript and TypeScript", "`context.api.…`, or `plugin.api.…` for the call that is "
              "running. A call that is refused rejects with an error that has `code`; `plugin.errors` has the classes.",
              *map(_typescript, METHODS.values()), "## Classes in Python"]
