@@ -28,6 +28,7 @@ FILES = {
     "plugin deny": "plugin.approve", "plugin revoke": "plugin.approve", "plugin list": "plugin.show",
     "plugin show": "plugin.show", "plugin logs": "plugin.logs", "plugin verify": "plugin.verify",
     "plugin storage": "plugin.storage", "plugin settings": "plugin.settings", "plugin call": "plugin.call",
+    "plugin debug": "plugin.debug",
     "secrets": "daemon.secrets",
     "market submit": "market.submission", "market status": "market.submission", "market review": "market.review",
     "market approve": "market.review", "market reject": "market.review", "market publish": "market.publish",

@@ -10,7 +10,7 @@ TOPICS = {
     "sql": "queries and writes, and what a plugin keeps for itself",
     "fetch": "HTTP requests, and how they fail",
     "settings": "what an operator sets for a plugin; secrets",
-    "testing": "tests, coverage, the loop of work",
+    "testing": "tests, coverage, the debugger, `plugin dev`",
     "limits": "every limit, and how to live within it",
     "publishing": "from a folder to an installed plugin, and to the marketplace",
     "recipes": "ten plugins to begin with",

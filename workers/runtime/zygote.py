@@ -18,6 +18,7 @@ import signal
 import socket
 import sys
 import threading
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -40,7 +41,11 @@ _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(ToZygote).decode
 
 
-def main(control: Connection, boot: dict[str, Any]) -> None:
+Become = Callable[[Jail, dict[str, Any], tuple[int, int]], None]
+"""What a forked child does with the jail, the worker's map and its descriptors. It does not return."""
+
+
+def main(control: Connection, boot: dict[str, Any], become: Become = child.run) -> None:
     """The target of the spawned process. ``boot``: the module lists ``preload hidden refused``, ``languages`` (name →
     suffixes and module, in the order in which they are prepared), ``jail``, ``death_fd``,
     and ``nice`` if the caller has a niceness that workers must not inherit."""
@@ -69,7 +74,7 @@ def main(control: Connection, boot: dict[str, Any]) -> None:
         link.send(_encode(ZygoteReady(os.getpid(), len(sys.modules), lacking)))
     except OSError:
         os._exit(0)  # the supervisor has exited meanwhile
-    _loop(link, wake_read, boot["death_fd"].fileno(), jail)
+    _loop(link, wake_read, boot["death_fd"].fileno(), jail, become)
 
 
 def _prepare(boot: dict[str, Any]) -> dict[str, str]:
@@ -86,7 +91,7 @@ def _prepare(boot: dict[str, Any]) -> dict[str, str]:
     return lacking
 
 
-def _loop(link: socket.socket, wake_read: int, death_fd: int, jail: Jail) -> None:
+def _loop(link: socket.socket, wake_read: int, death_fd: int, jail: Jail, become: Become) -> None:
     workers: dict[int, int] = {}
     poll = select.poll()
     for fd in (link.fileno(), wake_read, death_fd):
@@ -107,7 +112,7 @@ def _loop(link: socket.socket, wake_read: int, death_fd: int, jail: Jail) -> Non
                     fds.frombytes(raw[: len(raw) - len(raw) % fds.itemsize])
                 message = _decode(data)
                 if isinstance(message, Fork):
-                    _fork(link, message, fds, workers, jail)
+                    _fork(link, message, fds, workers, lambda given, ends: become(jail, given, ends))
                 elif isinstance(message, Kill):
                     _kill(message.worker, workers)
                 else:
@@ -115,7 +120,7 @@ def _loop(link: socket.socket, wake_read: int, death_fd: int, jail: Jail) -> Non
 
 
 def _fork(link: socket.socket, message: Fork, fds: array.array[int], workers: dict[int, int],
-          jail: Jail) -> None:
+          become: Callable[[dict[str, Any], tuple[int, int]], None]) -> None:
     if len(fds) < FORK_FDS:  # the kernel had no room for descriptors here (EMFILE) and dropped those that did not fit
         _close(fds)
         link.send(_encode(ForkFailed(message.worker, errno.EMFILE)))
@@ -129,7 +134,7 @@ def _fork(link: socket.socket, message: Fork, fds: array.array[int], workers: di
     if pid == 0:
         try:
             signal.set_wakeup_fd(-1)
-            child.run(jail, message.jail, (fds[0], fds[1]))
+            become(message.jail, (fds[0], fds[1]))
         finally:
             os._exit(72)
     _close(fds)
