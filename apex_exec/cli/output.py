@@ -265,7 +265,7 @@ def progress(label: str, total: int = 0) -> Iterator[Callable[[str], None]]:
         sys.stderr.flush()
 
 
-STYLES = {"": "", "heading": "\x1b[7m", "warning": "\x1b[33m"}
+STYLES = {"": "", "heading": "\x1b[7m", "warning": "\x1b[33m", "chosen": "\x1b[1;44;97m"}
 """What a line of ``Screen`` may look like."""
 
 

@@ -12,7 +12,7 @@ from apex_exec.cli.verbs import build
 
 FILES = {
     "help": "help", "demo": "demo", "doctor": "daemon.doctor", "version": "version", "completion": "completion",
-    "serve": "daemon.serve", "stop": "daemon.background", "status": "daemon.status", "top": "daemon.status",
+    "serve": "daemon.serve", "stop": "daemon.background", "status": "daemon.status", "top": "daemon.top",
     "config check": "daemon.config_check", "config init": "daemon.config_init",
     "reload": "daemon.operate", "drain": "daemon.operate",
     "undrain": "daemon.operate", "restart": "daemon.operate", "breaker": "daemon.operate", "backup": "daemon.backup",
