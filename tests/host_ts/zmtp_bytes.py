@@ -21,7 +21,7 @@ PIECES_MAX = 8
 SECONDS = 30.0
 GREETING_SECONDS = 0.5
 TAIL = b"the end"
-"""The last message of every stream: whoever has it has taken all before it."""
+"""The last message of every stream: a reader that has it has taken all before it."""
 
 
 class Stream(NamedTuple):

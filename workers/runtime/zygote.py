@@ -121,7 +121,7 @@ def _loop(link: socket.socket, wake_read: int, death_fd: int, jail: Jail, become
 
 def _fork(link: socket.socket, message: Fork, fds: array.array[int], workers: dict[int, int],
           become: Callable[[dict[str, Any], tuple[int, int]], None]) -> None:
-    if len(fds) < FORK_FDS:  # the kernel had no room for descriptors here (EMFILE) and dropped those that did not fit
+    if len(fds) < FORK_FDS:  # this process is out of descriptors (EMFILE), and the kernel dropped those beyond
         _close(fds)
         link.send(_encode(ForkFailed(message.worker, errno.EMFILE)))
         return
@@ -140,7 +140,7 @@ def _fork(link: socket.socket, message: Fork, fds: array.array[int], workers: di
     _close(fds)
     try:
         pidfd = os.pidfd_open(pid)
-    except OSError as error:  # a worker that nobody could kill at its deadline may not run
+    except OSError as error:  # without a pidfd the worker could not be killed at its deadline, so it must not run
         os.kill(pid, signal.SIGKILL)
         os.waitpid(pid, 0)
         link.send(_encode(ForkFailed(message.worker, error.errno or errno.EMFILE)))
@@ -153,7 +153,7 @@ def _fork(link: socket.socket, message: Fork, fds: array.array[int], workers: di
 
 def _kill(worker: int, workers: dict[int, int]) -> None:
     for pid, number in workers.items():
-        if number == worker:  # a child that is not reaped yet, so its pid is not reused
+        if number == worker:  # the child is not reaped yet, so its pid cannot be another process's
             with contextlib.suppress(OSError):
                 os.kill(pid, signal.SIGKILL)
 
