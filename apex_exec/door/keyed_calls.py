@@ -67,6 +67,10 @@ class KeyedCalls:
             with contextlib.suppress(Unusable):
                 await self._store.forget(*at)
             raise
+        except Exception:  # a fault of the door after the call has left: its outcome is not known
+            with contextlib.suppress(Unusable):
+                await self._store.leave()
+            raise
         try:
             if answer.has_not_run:
                 await self._store.forget(*at)
