@@ -20,6 +20,8 @@ BODY_BYTES_MAX = 70_000
 PIECES_MAX = 8
 SECONDS = 30.0
 GREETING_SECONDS = 0.5
+OLDER = ("version 2", "no signature")
+"""libzmq does not send its whole greeting to what may be an older peer, so that nobody waits for it there."""
 TAIL = b"the end"
 """The last message of every stream: a reader that has it has taken all before it."""
 
@@ -149,10 +151,10 @@ def _play(listener: socket.socket, stream: Stream) -> None:
     """Accepts one connection, sends the stream as a ROUTER would, and reads until the peer has closed."""
     peer, _ = listener.accept()
     with peer, contextlib.suppress(OSError):
-        peer.settimeout(GREETING_SECONDS)
+        peer.settimeout(GREETING_SECONDS if stream.odd in OLDER else SECONDS)
         peer.sendall(stream.greeting)
         got = b""
-        with contextlib.suppress(TimeoutError):  # to what is not ZMTP 3, libzmq may say less
+        with contextlib.suppress(TimeoutError):
             while len(got) < len(GREETING):  # it refuses a READY that comes in one read with the greeting
                 part = peer.recv(1024)
                 if not part:
