@@ -1,6 +1,7 @@
 // Visits a day as a line, with a moving average. No library and no build: this file is loaded as it stands.
 
-const SQL = "SELECT day, sum(count) AS visits FROM visits GROUP BY day ORDER BY day DESC LIMIT 60";
+const SQL =
+  "SELECT day, CAST(sum(count) AS double precision) AS visits FROM visits GROUP BY day ORDER BY day DESC LIMIT 60";
 
 /** The mean of each value and up to `days - 1` before it. */
 function movingAverage(values, days) {

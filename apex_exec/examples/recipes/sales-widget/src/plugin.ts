@@ -4,7 +4,8 @@ import type { HookContext, Plugin, Widget } from "@apex-exec/plugin";
 import { z } from "zod";
 
 const SQL =
-  "SELECT product, sum(amount) AS total, count(*) AS sold FROM sales GROUP BY product ORDER BY sum(amount) DESC LIMIT 10";
+  "SELECT product, CAST(sum(amount) AS double precision) AS total, count(*) AS sold " +
+  "FROM sales GROUP BY product ORDER BY sum(amount) DESC LIMIT 10";
 const Row = z.object({
   product: z.string().min(1).max(100),
   total: z.coerce.number().nonnegative(),
