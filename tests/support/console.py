@@ -137,7 +137,7 @@ class Browser:
                     connection.putheader(key, value)
             connection.endheaders(body.encode() if isinstance(body, str) else body)
             reply = connection.getresponse()
-            text = reply.read().decode(errors="replace")  # a picture is no text
+            text = reply.read().decode(errors="replace")  # a picture is not text
             for key, value in reply.getheaders():
                 if key.lower() == "set-cookie":
                     name, _, rest = value.partition("=")
