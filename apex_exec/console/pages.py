@@ -13,12 +13,13 @@ from apex_exec.console.acts import ACTS, Wrong
 from apex_exec.console.daemon_link import Away, Refused
 from apex_exec.console.figures import History, Uses, plot, verdict
 from apex_exec.console.queries import whole, words
-from apex_exec.console.sessions import Note
+from apex_exec.console.sessions import Note, Person
 from apex_exec.console.web import Web, may
 
 ROWS = 50
 EVENTS = 50
 LOG_LINES = 100
+FLEET_SECONDS = 15.0
 FAILURES = 5
 SORTS = {"id": "name", "failures": "failures", "calls": "calls", "cpu": "CPU", "memory": "memory"}
 STATES = {"": "all", "enabled": "enabled", "disabled": "disabled", "quarantined": "quarantined",
@@ -41,6 +42,8 @@ class Pages:
         self._daemon = web_.daemon
         self._history = History()
         self._uses = Uses()
+        self._fleet: tuple[float, dict[str, Any] | None] = (float("-inf"), None)
+        """When we looked at the fleet, and what was seen; None for a daemon that is in none."""
 
     def add_to(self, app: web.Application) -> None:
         """Registers every page."""
@@ -61,7 +64,21 @@ class Pages:
         if by not in MEASURES:
             by = next((name for name in MEASURES if now["hurting"][name]), "failures")
         return self._web.page(request, "overview.html", now=now, verdict=verdict(now), rates=rates, by=by,
-                              measures=MEASURES, line=plot(self._history.line()), hurting=now["hurting"][by])
+                              measures=MEASURES, line=plot(self._history.line()),
+                              fleet=await self._nodes(session.person), hurting=now["hurting"][by])
+
+    async def _nodes(self, person: Person) -> dict[str, Any] | None:
+        """The fleet, as somebody saw it a moment ago: what each node owns takes the daemon a while."""
+        at, seen = self._fleet
+        if self._web.clock() - at > FLEET_SECONDS:
+            try:
+                seen = await self._daemon.look(person, "fleet.status")
+            except Refused as refused:
+                if refused.reason != "no_fleet":
+                    raise
+                seen = None
+            self._fleet = self._web.clock(), seen
+        return seen
 
     async def _plugins(self, request: web.Request) -> web.StreamResponse:
         session, query = self._web.person(request), request.query

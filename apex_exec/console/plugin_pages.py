@@ -10,7 +10,7 @@ from aiohttp import web
 
 from apex_exec.catalogue.hooks import HOOKS
 from apex_exec.console.acts import Wrong
-from apex_exec.console.daemon_link import Refused
+from apex_exec.console.daemon_link import DaemonLink, Refused
 from apex_exec.console.pictures import picture
 from apex_exec.console.queries import words
 from apex_exec.console.sessions import Note, Person
@@ -20,6 +20,17 @@ from apex_exec.console.web import Web, may
 SHOWN_CHARS_MAX = 64 * 1024
 """How much of a result, or of one effect, a preview shows."""
 EFFECTS_MAX = 50
+
+
+async def known_plugin(daemon: DaemonLink, person: Person, id_: str) -> dict[str, Any]:
+    """What the registry knows of a plugin. Raises HTTPNotFound, Away, Refused."""
+    try:
+        known: dict[str, Any] = await daemon.look(person, "plugin.show", id=id_)
+    except Refused as refused:
+        if refused.code == "NOT_FOUND":
+            raise web.HTTPNotFound from None
+        raise
+    return known
 
 
 class PluginPages:
@@ -38,16 +49,6 @@ class PluginPages:
         routes.add_post("/plugins/{id}/try", self._tried)
         routes.add_get("/plugins/{id}/icon", self._icon)
 
-    async def known(self, person: Person, id_: str) -> dict[str, Any]:
-        """What the registry knows. Raises HTTPNotFound, Refused."""
-        try:
-            known: dict[str, Any] = await self._daemon.look(person, "plugin.show", id=id_)
-        except Refused as refused:
-            if refused.code == "NOT_FOUND":
-                raise web.HTTPNotFound from None
-            raise
-        return known
-
     async def _icon(self, request: web.Request) -> web.StreamResponse:
         person = self._web.person(request).person
         return picture(await self._daemon.look(person, "plugin.picture", id=request.match_info["id"], number=0))
@@ -65,7 +66,7 @@ class PluginPages:
             owner, found = {}, await self._daemon.look(session.person, "plugin.settings.get", id=id_)
         table = await self._daemon.roles_needed(session.person)
         return self._web.page(request, "settings.html", id=id_, found=found, owner=owner,
-                              known=await self.known(session.person, id_),
+                              known=await known_plugin(self._daemon, session.person, id_),
                               fields=[field_of(one) for one in found["settings"]],
                               may_set=may(table, session.person, "plugin.settings.set"))
 
@@ -94,17 +95,15 @@ class PluginPages:
     # ------------------------------------------------------------------ a hook
     async def _try(self, request: web.Request) -> web.StreamResponse:
         hook = words(request.query.get("hook", ""))
-        return await self._show_try(request, {"hook": hook, "payload": _sample(hook), "user": ""})
+        return await self._show_try(request, {"hook": hook, "payload": _sample(hook)})
 
     async def _tried(self, request: web.Request) -> web.StreamResponse:
         session, form = await self._web.form(request)
-        written_ = {key: form.get(key, "") for key in ("hook", "payload", "user")}
+        written_ = {key: form.get(key, "") for key in ("hook", "payload")}
         args: dict[str, Any] = {"id": request.match_info["id"], "hook": written_["hook"]}
         try:
             if written_["payload"].strip():
                 args["payload"] = _map(written_["payload"])
-            if user := written_["user"].strip():
-                args["user"] = user
             done = await self._daemon.act(session.person, "plugin.preview", **args)
         except (Wrong, Refused) as error:
             return await self._show_try(request, written_, problem=str(error),
@@ -117,7 +116,7 @@ class PluginPages:
 
     async def _show_try(self, request: web.Request, written_: dict[str, str], **values: Any) -> web.Response:
         person, id_ = self._web.person(request).person, request.match_info["id"]
-        known = await self.known(person, id_)
+        known = await known_plugin(self._daemon, person, id_)
         table = await self._daemon.roles_needed(person)
         shown = {"done": None, "problem": "", "hint": "", **values}
         return self._web.page(request, "try.html", id=id_, known=known, written=written_,

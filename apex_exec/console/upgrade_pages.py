@@ -12,6 +12,7 @@ from aiohttp import web
 from apex_exec.catalogue.hooks import HOOKS
 from apex_exec.console.daemon_link import Away, Refused
 from apex_exec.console.guard import PART, Stop, has_token
+from apex_exec.console.plugin_pages import known_plugin
 from apex_exec.console.queries import whole
 from apex_exec.console.sessions import Note, Session
 from apex_exec.console.upgrades import Upgrade, Upgrades
@@ -41,12 +42,7 @@ class UpgradePages:
     async def _page(self, request: web.Request) -> web.StreamResponse:
         session, id_ = self._web.person(request), request.match_info["id"]
         person, one = session.person, self._upgrades.get(request.match_info["id"])
-        try:
-            known = await self._daemon.look(person, "plugin.show", id=id_)
-        except Refused as refused:
-            if refused.code == "NOT_FOUND":
-                raise web.HTTPNotFound from None
-            raise
+        known = await known_plugin(self._daemon, person, id_)
         if one is not None and one.ended is not None and FRAGMENT in request.headers:
             return web.Response(status=204, headers={RELOAD: "1"})  # the page that is open shows what has ended by now
         if one is not None and one.ended is None:
@@ -90,7 +86,7 @@ class UpgradePages:
         if _DIGEST.fullmatch(digest) is None:
             self._web.back(session, here, Note("refused", "No file has arrived: choose one. It is sent by a script, so "
                                                "a browser without scripts needs the command."))
-        known = await self._daemon.look(session.person, "plugin.show", id=id_)
+        known = await known_plugin(self._daemon, session.person, id_)
         args = {"id": id_, "upload": digest}
         if hook := form.get("hook", ""):
             args["hook"] = hook

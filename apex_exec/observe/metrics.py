@@ -104,6 +104,8 @@ METRICS = _table(
     Metric("market_index_stale", "gauge", "1 while the marketplace's index has expired or was never fetched."),
     Metric("market_index_expires_timestamp_seconds", "gauge",
            "When the latest accepted index expires."),
+    Metric("market_tickets", "gauge", "Open tickets of paid plugins without a first answer: near the end of their "
+           "24 hours (four hours or less), or late.", ("state",)),
     Metric("market_revoked_total", "counter", "Installed versions that the marketplace's index revoked."),
     Metric("fleet_nodes", "gauge", "Nodes of the fleet, this one included, by state.", ("state",)),
     Metric("fleet_owned_plugins", "gauge", "Plugins that this node owns."),

@@ -78,6 +78,15 @@ class CanaryArgs(_Args):
     user: str | None = None
 
 
+class PreviewArgs(_Args):
+    """A plugin, and the call that shows what it does. There is no user to name: the answer is shown to somebody who may
+    not see what a user may."""
+
+    id: str
+    hook: str
+    payload: dict[str, Any] | None = None
+
+
 class PictureArgs(_Args):
     """A plugin, and which of its pictures is meant: 0 is the icon, 1 the first screenshot."""
 
@@ -197,7 +206,7 @@ OPERATIONS = (
     Operation("plugin.revokeVersion", DigestArgs, "Revokes one version for good and stops it."),
     Operation("plugin.verify", CanaryArgs,
               "Checks files, signature and permissions, and makes one live call.", lane="slow"),
-    Operation("plugin.preview", CanaryArgs,
+    Operation("plugin.preview", PreviewArgs,
               "Makes one live call, and shows its result and the effects that no host gets.", lane="slow"),
     Operation("plugin.picture", PictureArgs, "The icon or a screenshot of what is served, as bytes."),
     Operation("plugin.list", NoArgs, "Every plugin."),

@@ -1,7 +1,8 @@
 """What people look at before they decide about a plugin: what a hook of it answers, and the pictures that it shows.
 
-A preview is a real call of what is served, in its jail and with its grants, on behalf of nobody in particular. No host
-gets what it asks to be shown or sent; what it writes to the database is written.
+A preview is a real call of what is served, in its jail and with its grants, on behalf of a user who owns no row:
+who looks at it may not see what users may. No host gets what it asks to be shown or sent; what it writes to the
+database is written.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 from apex_exec.errors import Code, Refusal
-from apex_exec.registry.arguments import CanaryArgs, PictureArgs
+from apex_exec.registry.arguments import PictureArgs, PreviewArgs
 from apex_exec.registry.bundles import checks
 from apex_exec.registry.bundles.bundle import Bundle
 from apex_exec.registry.bundles.pictures import shown_picture
@@ -31,11 +32,11 @@ def _served(ctx: Context, plugin: str) -> Bundle:
         return made
 
 
-def preview(ctx: Context, args: CanaryArgs) -> dict[str, Any]:
+def preview(ctx: Context, args: PreviewArgs) -> dict[str, Any]:
     """What a hook answers to a payload, and the effects that a host would get. Raises Refusal, also for a hook that
     fails, with the exception and its place."""
     bundle = _served(ctx, args.id)
-    call = checks.canary_call(bundle.manifest, args.hook, args.payload, args.user)
+    call = checks.canary_call(bundle.manifest, args.hook, args.payload, None)
     if not call:
         raise Refusal("hook_missing", "a preview needs a hook", code=Code.INVALID_INPUT,
                       hint=f"one of {', '.join(bundle.manifest.manifest.hooks)}")
@@ -44,7 +45,7 @@ def preview(ctx: Context, args: CanaryArgs) -> dict[str, Any]:
     except Refusal as error:
         error.message = checks.in_source(ctx, bundle.digest, error.message)
         raise
-    return {"id": args.id, "version": bundle.manifest.version, "hook": call["hook"], "userId": call["userId"],
+    return {"id": args.id, "version": bundle.manifest.version, "hook": call["hook"],
             "result": said["result"], "effects": said["effects"], "usage": said["usage"]}
 
 

@@ -45,6 +45,8 @@ def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
     with_books.publish(shown_folder)
     with_books.publish(write_sums(folder / "evil-0", "evil", "0.9.0", name=HOSTILE[1][:90], author=HOSTILE[0]))
     sell(with_books, "2026-08", "sums", [(user(n), name) for n, name in enumerate((*FORMULAS[:4], HOSTILE[0]))])
+    with_books.now_ns = time.time_ns() - 25 * 3600 * 10**9
+    with_books("market.ticket.open", plugin="sums", userId=user(1), subject="nobody has answered for a day")
     with_books.now_ns = time.time_ns()
     with_books.scan_warnings = [f"plugin.py:9: {text.splitlines()[0]}: mend it" for text in HOSTILE]
     shown = with_books("market.submit", submitter="ann", path=str(write_sums(
@@ -56,7 +58,7 @@ def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
         with_books("market.comment", submission=shown["id"], reviewer=f"rita {text[:9]}".replace("\x1b", ""),
                    file="plugin.py", line=9, text=f"see {text}")
         with_books("market.ticket.open", plugin="sums", userId=user(1), subject=f"help {text}")
-    with_books("market.ticket.respond", ticket=1, responder=HOSTILE[0], text=" ".join(HOSTILE))
+    with_books("market.ticket.respond", ticket=2, responder=HOSTILE[0], text=" ".join(HOSTILE))
     with_books.close()
     with Daemon(folder / "d", None) as running:
         yield running
@@ -78,7 +80,7 @@ PAGES = ("/review", f"/review/{EVIL}", f"/review/{EVIL}?base=-1", f"/review/{EVI
          f"/review/{EVIL}/file?path=plugin.py&view=diff", f"/review/{EVIL}/file?path=plugin.py&line=9",
          f"/review/{EVIL}/file?path=README.md", "/market", "/market/evil", "/market/sums", "/mine", "/money",
          "/money/2026-08", "/money/2026-08/invoice?customer=" + quote(HOSTILE[0]), "/support?state=", "/support/1",
-         "/support/10", "/approvals")
+         "/support/2", "/support/10", "/approvals")
 
 
 @pytest.mark.parametrize("path", PAGES)
@@ -139,6 +141,12 @@ def test_pictures_of_a_listing_can_run_nothing_and_there_are_no_others(rita: Bro
                  "/market/sums/pictures/../../../etc/passwd"):
         answer = rita.get(path)
         assert answer.status == 404 and "root:" not in answer.body
+
+
+def test_a_ticket_that_is_late_is_shown_first_and_alerted(rita: Browser, daemon: Daemon) -> None:
+    daemon.wait_metric('market_tickets{state="late"}', 1, 60)
+    page = text_of(rita.get("/support").body)
+    assert "breached 1 h 0" in page and page.index("nobody has answered for a day") < page.index("help ")
 
 
 def test_csv_runs_no_formula_and_is_a_download(rita: Browser) -> None:

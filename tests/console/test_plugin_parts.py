@@ -127,7 +127,8 @@ def test_a_preview_shows_result_and_effects_as_text_and_no_host_gets_them(anna: 
     assert "has to be an object" in text_of(tried(anna, payload="[1]").body)
     wrong = text_of(tried(anna, payload='{"dashboard": 1}').body)
     assert '{"dashboard": 1}' in wrong and "missing required field `dashboardId`" in wrong, "what was written stays"
-    assert "userId is not a UUID" in text_of(tried(anna, user="me").body)
+    named = text_of(tried(anna, payload=f'{{"dashboardId": "x", "userId": "{USER}"}}').body)
+    assert "payload.userId must be the caller" in named, "nobody sees by a preview what a user may see"
     listing = daemon.operate("audit.events", text="plugin.preview", limit=5)["events"]
     assert listing and listing[0]["metadata"]["actor"]["name"] == "anna"
 
