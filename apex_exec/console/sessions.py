@@ -83,7 +83,7 @@ class Session:
         self.begun = self.seen = self.rotated = now
         self.proven = proven
         """When the person has last shown who it is: by a link, or by a password at the provider. A provider that still
-        knows the browser signs in whoever sits there."""
+        knows the browser signs in anybody who sits there."""
         self.notes: deque[Note] = deque(maxlen=NOTES_MAX)
         self.drafts = Drafts()
         self.wanted = ""

@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 
 from apex_exec.ledger.reading import Event
-from apex_exec.ledger.records import LedgerError
+from apex_exec.ledger.records import API_EVENTS, LedgerError
 from apex_exec.ledger.refusals import denials, was_refused
 
 QUARANTINE = ("breaker", "open")
@@ -106,7 +106,7 @@ def _count(row: Row, event: Event, users: set[str]) -> None:
         if event.action in APPROVAL_ACTIONS and event.result == "success" and len(row.approvals) < LIST_MAX:
             row.approvals.append({"at": event.timestamp, "decision": APPROVAL_ACTIONS[event.action],
                                   "by": event.user_id, **_approval(metadata)})
-    else:  # plugin.api, data.access, data.modification, data.deletion
+    elif kind in API_EVENTS:
         row.denials += denials(event)
         row.api_calls += not was_refused(event)
         row.data_changes += event.result == "success" and kind in ("data.modification", "data.deletion")

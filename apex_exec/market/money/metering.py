@@ -16,12 +16,11 @@ import msgspec
 
 from apex_exec.errors import CODES, Code, Retry
 from apex_exec.ledger.reading import Event
+from apex_exec.ledger.records import API_EVENTS
 from apex_exec.ledger.refusals import was_refused
 from apex_exec.market.money.months import Interval, merge, month_interval, parse_month, whole_seconds
 
 EXECUTION = "plugin.execution"
-API_EVENTS = ("plugin.api", "data.access", "data.modification", "data.deletion")
-"""Event types of allowed API calls, by what they touch. A refused call has another event type and is not usage."""
 CPU = "plugin.cpu"
 """CPU time that a worker used outside a call, or in a call during which it died."""
 METERED = frozenset((EXECUTION, CPU, *API_EVENTS))

@@ -223,7 +223,7 @@ def _file_problems(files: Mapping[str, bytes], package: Package, known: dict[str
 
 def parse_record(body: bytes) -> dict[str, bytes]:
     """path → SHA-256 of a wheel's RECORD, b"" where it has none (its own line, signatures). Stronger hashes than
-    SHA-256 count as none: no wheel of a usual builder has them. Raises ValueError for what is no such list."""
+    SHA-256 count as none: no wheel of a usual builder has them. Raises ValueError for anything else."""
     if _rows(body) > RECORD_ROWS_MAX:
         raise ValueError(f"it names over {RECORD_ROWS_MAX:,} files")
     try:
