@@ -1,8 +1,9 @@
 """Every limit of a plugin, declared once: a field of ``Limits`` with its ``Limit``.
 
-To add a limit, write one field and run ``python -m apex_exec.catalogue``, then hold plugins to it wherever the thing is
-that it limits (``spec.limits.NAME``). That is all for a limit that the supervisor enforces; one that a process is given
-needs more, as "Limits of a plugin" in ``apex_exec/README.md`` says. The configuration's key ``limits.NAME``, the
+To add a limit, write one field, run ``python -m apex_exec.catalogue``, and give the manifest's key its row in
+``registry/bundles/README.md``; then hold plugins to it wherever the thing is that it limits (``spec.limits.NAME``).
+That is all for a limit that the supervisor enforces; one that a process is given needs more, as "Limits of a plugin" in
+``apex_exec/README.md`` says. The configuration's key ``limits.NAME``, the
 manifest's key (``timeoutMs`` for ``timeout_ms``), a reload, `hello`, `plugin show` and the documentation read these
 fields.
 """

@@ -65,7 +65,8 @@ def open_backend(url: str, tables: Mapping[str, Table], origin: str, *, prepared
         extras.need("postgres", "data.url")
         from apex_exec.gateway.postgres import Postgres
         return Postgres(url, tables, origin, prepared=prepared)
-    raise ConfigError("data.url: only sqlite:///… and postgresql://… are supported")
+    raise ConfigError("data.url: this kind of database is not supported; write sqlite:///path or "
+                      "postgresql://role@host/database")
 
 
 class Data:

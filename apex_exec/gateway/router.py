@@ -161,7 +161,7 @@ class Router:
                     sweep_at = time.monotonic() + SWEEP_SECONDS
             except ApiFailure as failure:  # we try again later; nothing is lost meanwhile
                 if failure.message != said:
-                    log.warning("cannot process an outbox; it is tried again later: %s", failure.message)
+                    log.warning("an outbox cannot be read; this is tried again: %s", failure.message)
                     said = failure.message
                 await asyncio.sleep(1.0)
             await asyncio.sleep(TIDY_SECONDS)
@@ -324,7 +324,8 @@ class Router:
         self._send(messages.Hop(call.id))
         retry_ms = await answer
         if retry_ms:
-            raise ApiFailure("rate_limited", "too many requests a minute, this redirect included", retry_ms)
+            raise ApiFailure("rate_limited", "the plugin has made its requests of this minute, and this redirect "
+                                             "would be one more", retry_ms)
 
 
 HANDLERS: dict[str, Callable[[Router, Call, Any], Awaitable[Answer]]] = {

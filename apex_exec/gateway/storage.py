@@ -110,7 +110,7 @@ class Storage:
         def in_thread() -> T:
             left = (due_ns - time.monotonic_ns()) / 1e9
             if left <= 0:
-                raise ApiFailure("deadline_exceeded", "the invocation's time ended before the storage was free")
+                raise ApiFailure("deadline_exceeded", "the invocation's time ended while it waited for the storage")
             return work(self._opened(), left)
 
         future = asyncio.get_running_loop().run_in_executor(self._threads, counting(in_thread))

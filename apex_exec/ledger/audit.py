@@ -74,7 +74,7 @@ def database_path(url: str, state_dir: Path) -> Path:
     """The file that ``audit.url`` names. Raises LedgerError: the ledger is always SQLite."""
     path = path_of(url.replace("<state_dir>", str(state_dir)))
     if path is None:
-        raise LedgerError(f"audit.url: {url}: only sqlite:/// is supported")
+        raise LedgerError(f"audit.url: {url} is not supported; the ledger needs sqlite:///path")
     return path
 
 
@@ -113,7 +113,8 @@ class AuditStore:
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise LedgerError(f"{self.database} is being written by another ledger process") from None
+            raise LedgerError(f"{self.database} is in use by another ledger process; stop that daemon, or set "
+                              "audit.url to another file") from None
         self.key = load_key(self.state_dir)
         db = self.db = open_ours(self.database, busy_seconds=LOCKED_SECONDS,
                                  pragmas=(f"wal_autocheckpoint = {CHECKPOINT_PAGES}",))
@@ -148,7 +149,8 @@ class AuditStore:
             self.db.execute("INSERT INTO people VALUES (1, ?)", (opened.id,))
         elif wanted[0] != opened.id:
             opened.close()
-            raise LedgerError(f"{path} holds the keys of another ledger's pseudonyms; restore the right one")
+            raise LedgerError(f"{path} holds the keys of another ledger's pseudonyms; restore the file of this ledger "
+                              "from a backup")
         return opened
 
     def forget_erased(self) -> None:

@@ -193,7 +193,7 @@ class Names:
         if not wanted:
             return
         if not path.is_file():
-            raise LedgerError(f"the keys of the ledger's pseudonyms, {path}, are gone; restore them from a backup")
+            raise LedgerError(f"the keys of the ledger's pseudonyms, {path}, are missing; restore them from a backup")
         try:
             self._db = open_readonly(path)
             (found,) = self._db.execute("SELECT id FROM store").fetchone() or ("",)
@@ -202,7 +202,8 @@ class Names:
             raise LedgerError(f"the keys of the ledger's pseudonyms, {path}, cannot be read: {error}") from error
         if found != wanted:
             self.close()
-            raise LedgerError(f"{path} holds the keys of another ledger's pseudonyms; restore the right one")
+            raise LedgerError(f"{path} holds the keys of another ledger's pseudonyms; restore the file of this ledger "
+                              "from a backup")
         self._store = found
         with contextlib.suppress(sqlite3.Error):  # the store is older than the table
             self._has_plain = self._db.execute("SELECT 1 FROM erased WHERE plain IS NOT NULL").fetchone() is not None

@@ -30,6 +30,8 @@ EVENT_TYPES = {
     "admin.action": "what an administrator did, or the daemon by itself in the registry",
 }
 """Every type of event, and what such an event says."""
+API_EVENTS = ("plugin.api", "data.access", "data.modification", "data.deletion")
+"""The types of API calls, by what they touch. A call that was refused may have another type; it is not usage."""
 GENESIS = bytes(32)
 """The value that the first event's hash is chained to."""
 RECORD_BYTES_MAX = 65_536

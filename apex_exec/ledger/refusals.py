@@ -5,8 +5,6 @@ from __future__ import annotations
 
 from apex_exec.ledger.reading import Event
 
-API_EVENTS = ("plugin.api", "data.access", "data.modification", "data.deletion")
-"""Event types of API calls that were allowed, by what they touch."""
 REFUSED_CODES = frozenset((
     "permission_denied", "unknown_method", "invalid_params", "too_many_calls", "sql_syntax", "sql_forbidden",
     "sql_not_on_sqlite", "sql_parameters", "table_not_allowed", "column_not_allowed", "row_limit", "url_invalid",

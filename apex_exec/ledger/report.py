@@ -11,8 +11,8 @@ from typing import Any
 import msgspec
 
 from apex_exec.ledger.reading import Event
-from apex_exec.ledger.records import LedgerError
-from apex_exec.ledger.refusals import API_EVENTS, denials, made, was_refused
+from apex_exec.ledger.records import API_EVENTS, LedgerError
+from apex_exec.ledger.refusals import denials, made, was_refused
 
 QUARANTINE = ("breaker", "open")
 """``action`` and ``metadata.state`` of the ``security.anomaly`` which records that a plugin was paused."""

@@ -12,10 +12,13 @@ import pytest
 
 import apex_exec
 from apex_exec.config import known_keys
+from apex_exec.console.pages import TYPES
 from apex_exec.daemon.administration import registrar_table
 from apex_exec.daemon.administration.operations import OPERATIONS
 from apex_exec.daemon.hosts.connections import Trouble
 from apex_exec.errors import Code
+from apex_exec.ledger.records import EVENT_TYPES
+from apex_exec.market.money.metering import METERED
 from apex_exec.market.review.readme import readme_problems
 from apex_exec.observe.metrics import METRICS
 from apex_exec.registry.bundles.manifest import (
@@ -79,6 +82,12 @@ def test_every_verb_is_told_and_none_that_is_not() -> None:
 
 def test_every_metric_is_told() -> None:
     assert not missing(list(METRICS), "apex_exec/observe/README.md")
+
+
+def test_every_type_of_audit_event_has_its_row_and_can_be_asked_for_in_the_console() -> None:
+    rows = re.findall(r"^\| `([a-z_.]+)` \| [^|]+ \| (yes|no) \|$", read("apex_exec/ledger/README.md"), re.M)
+    assert rows == [(kind, "yes" if kind in METERED else "no") for kind in EVENT_TYPES]
+    assert TYPES == tuple(EVENT_TYPES), "the console imports nothing of the ledger, so it has a list of its own"
 
 
 def test_every_api_error_code_is_told() -> None:

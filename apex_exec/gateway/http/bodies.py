@@ -41,7 +41,8 @@ def read_body(body: bytes, kind: str, asked: str) -> dict[str, str | bytes]:
     except UnicodeError:
         return {"body": body}  # it is not what the header says: the plugin gets the bytes
     if len(encoded) > BODY_BYTES_MAX:
-        raise ApiFailure("too_large", f"a response has at most {BODY_BYTES_MAX} bytes, as text in UTF-8 too")
+        raise ApiFailure("too_large", f"the response is larger than {BODY_BYTES_MAX} bytes, which is the limit (also "
+                                      "when it is read as text)")
     return {"body": text} if asked == "text" or encoded == body else {"body": text, "raw": body}
 
 

@@ -136,7 +136,8 @@ class Decompressor:
             if left and (self._coding in ("deflate", "br") or self._padded):
                 raise _not_what_it_says()
             if self._ended >= MEMBERS_MAX:
-                raise ApiFailure("too_large", f"a compressed response has at most {MEMBERS_MAX} parts")
+                raise ApiFailure("too_large", f"the compressed response has more than {MEMBERS_MAX} parts, which is "
+                                              "the limit")
             chunk = left
         if chunk and self._make is not None:
             self._state = self._make()
@@ -154,7 +155,7 @@ class Decompressor:
     def end(self) -> None:
         """Call this when the body has ended. Raises ApiFailure if the encoded stream is incomplete."""
         if self._state is not None or self._head:
-            raise ApiFailure("fetch_failed", "the response's body ends in the middle of its encoded data")
+            raise ApiFailure("fetch_failed", "the response is incomplete: its compressed data ends too early")
 
 
 def _not_what_it_says() -> ApiFailure:

@@ -245,7 +245,8 @@ class Fetcher:
                 headers = {name: value for name, value in headers.items()
                            if name.lower() not in ("authorization", "cookie")}
             url = target
-        raise ApiFailure("redirect_limit", f"more than {REDIRECTS_MAX} redirects")
+        raise ApiFailure("redirect_limit", f"the server sent more than {REDIRECTS_MAX} redirects; request the final "
+                                           "address")
 
     async def _send(self, method: str, url: URL, headers: dict[str, str], body: bytes | None, may_repeat: MayHop | None,
                     *, quotes: bool) -> aiohttp.ClientResponse:
@@ -328,7 +329,7 @@ async def _read(response: aiohttp.ClientResponse, asked: str, injection: Injecti
         body += decompressor.feed(chunk, BODY_BYTES_MAX + 1 - len(body))
         if received > BODY_BYTES_MAX or len(body) > BODY_BYTES_MAX:
             response.close()
-            raise ApiFailure("too_large", f"a response has at most {BODY_BYTES_MAX} bytes")
+            raise ApiFailure("too_large", f"the response is larger than {BODY_BYTES_MAX} bytes, which is the limit")
     decompressor.end()
     read = read_body(injection.removed_bytes(bytes(body)), headers.get("content-type", ""), asked)
     return {"status": response.status, "headers": headers, **injection.removed_read(read)}

@@ -91,7 +91,8 @@ class Injection:
             if header.lower() in theirs:
                 raise ApiFailure("url_invalid", f"{header} for {host} comes from the setting {name}; leave it out")
         if mine and url.scheme != "https" and not plain:
-            raise ApiFailure("url_invalid", f"the secret setting {mine[0][0]} is only sent over https")
+            raise ApiFailure("url_invalid", f"the secret setting {mine[0][0]} is sent over https only; use an https "
+                                            "URL")
         self._origin = url.origin()
         self._headers = {header: value for _, header, value, _, _ in mine}
         found = {form for _, _, value, secret, _ in mine for form in forms(value, secret)}

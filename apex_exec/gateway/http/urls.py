@@ -37,7 +37,7 @@ def parse(text: str) -> URL:
     if len(text) > URL_BYTES_MAX or not _PRINTABLE.fullmatch(text) or "\\" in text:
         raise _invalid("a URL is printable ASCII without spaces and backslashes (percent-encoded, host in punycode)")
     if _USER.match(text):
-        raise _invalid("no user name or password in a URL; use a header")
+        raise _invalid("a URL must not contain a user name or a password; send a header")
     try:
         url = URL(text)
         port = url.port
@@ -51,12 +51,12 @@ def check(url: URL, port: int | None) -> URL:
     if url.scheme not in _DEFAULT_PORTS:
         raise _invalid("a URL must begin with http:// or https://")
     if url.raw_user is not None or url.raw_password is not None:
-        raise _invalid("no user name or password in a URL; use a header")
+        raise _invalid("a URL must not contain a user name or a password; send a header")
     host = url.raw_host or ""
     if not (_HOST.fullmatch(host) or (":" in host and _IPV6.fullmatch(host))):
-        raise _invalid("the host is not a plain name or address")
+        raise _invalid("the URL's host is not a plain name or IP address")
     if port is None or not 0 < port < 65536:
-        raise _invalid("the port is not valid")
+        raise _invalid("the URL's port is not valid; use 1 to 65535")
     return url.with_fragment(None)
 
 
@@ -71,15 +71,15 @@ def redirected(url: URL, location: str) -> URL:
         found[0].encode("utf-8", "surrogateescape")), location[begun:])
     if (len(location) > URL_BYTES_MAX or not _PRINTABLE.fullmatch(location) or "\\" in location
             or _USER.match(location)):
-        raise _invalid("the redirect's target is not a plain URL")
+        raise _invalid("the server redirects to an address that is not a plain URL")
     try:
         target = url.join(URL(location))
         port = target.port
     except (ValueError, TypeError):
-        raise _invalid("the redirect's URL cannot be parsed") from None
+        raise _invalid("the server redirects to a URL that cannot be parsed") from None
     target = check(target, port)
     if url.scheme == "https" and target.scheme == "http":
-        raise _invalid("the redirect leads from https to http")
+        raise _invalid("the server redirects from https to http, which is refused")
     return target
 
 
@@ -103,16 +103,16 @@ def is_named(host: str, port: int, pattern: str, default_port: int | None = None
 def check_headers(method: str, headers: dict[str, str]) -> dict[str, str]:
     """The plugin's headers under the names that it gave. Raises ApiFailure ``url_invalid``."""
     if method not in METHODS:
-        raise _invalid(f"methods are {', '.join(sorted(METHODS))}")
+        raise _invalid(f"this method is not supported; the methods are {', '.join(sorted(METHODS))}")
     size = 0
     for name, value in headers.items():
         if not _TOKEN.fullmatch(name) or not _VALUE.fullmatch(value):
-            raise _invalid(f"header {name[:64]!r}: a name is a token, a value one line of ASCII")
+            raise _invalid(f"header {name[:64]!r}: its name must be a token, and its value one line of ASCII")
         if name.lower() in OURS or name.lower().startswith(("proxy-", "sec-", "x-forwarded-")):
             raise _invalid(f"a plugin may not set the header {name!r}")
         size += len(name) + len(value) + 4
     if size > HEADER_BYTES_MAX:
-        raise ApiFailure("too_large", f"headers have at most {HEADER_BYTES_MAX} bytes")
+        raise ApiFailure("too_large", f"the headers have more than {HEADER_BYTES_MAX} bytes, which is the limit")
     return headers
 
 

@@ -89,7 +89,8 @@ class Compiled(Struct):
     def values(self, params: list[Any], user_id: str) -> list[Any]:
         """The values of $1, $2, …. Raises ApiFailure if the plugin passed too few or too many."""
         if len(params) != self.parameters:
-            raise ApiFailure("sql_parameters", f"the text has {self.parameters} parameters, {len(params)} were passed")
+            raise ApiFailure("sql_parameters", f"the query uses {self.parameters} parameters, and {len(params)} were "
+                                               "passed")
         if sum(len(str(params[number - 1])) for number in self.patterns) > PATTERN_CHARACTERS_MAX:
             raise ApiFailure("too_large", f"a query's LIKE patterns have at most {PATTERN_CHARACTERS_MAX} characters")
         if any(len(str(params[number - 1])) > FORMAT_CHARACTERS_MAX for number in self.formats):
@@ -180,7 +181,7 @@ class Compiler:
     def _key(self, text: str, named: tuple[str, ...]) -> Key:
         """Raises ApiFailure: too_large."""
         if len(text) > TEXT_BYTES_MAX or len(text.encode("utf-8", "replace")) > TEXT_BYTES_MAX:
-            raise ApiFailure("too_large", f"a query has at most {TEXT_BYTES_MAX} bytes")
+            raise ApiFailure("too_large", f"the query is longer than {TEXT_BYTES_MAX} bytes, which is the limit")
         return text, tuple(sorted(name for name in set(named) if name in self._tables)), self._version
 
     def _known(self, key: Key) -> Compiled | ApiFailure | None:
@@ -212,7 +213,7 @@ class Compiler:
             writer = Writer(self._backend, self._tables, named, tree, found.shapes if lite else shapes)
             statement = writer.finish()
             if len(statement) > STATEMENT_BYTES_MAX:
-                raise ApiFailure("too_large", "the query reads too many tables with too many columns")
+                raise ApiFailure("too_large", "the query reads too many columns of too many tables; split it")
             kinds = self._kinds(found, writer.used) if lite else None
             growth = Growth(writer.identifier, kinds)
             work = growth.of(tree)

@@ -22,13 +22,13 @@ class Ctes(Sources):
         if node is None:
             return ""
         if type(node) is not exp.With or node.args.get("search"):
-            raise refuse("this WITH", "", node)
+            raise refuse("this form of WITH", "WITH name AS (SELECT …)", node)
         recursive = bool(node.args.get("recursive"))
         bodies = []
         for cte in node.expressions:
             alias = cte.args.get("alias")
             if type(cte) is not exp.CTE or type(alias) is not exp.TableAlias or cte.args.get("key_expressions"):
-                raise refuse("this WITH", "", node)
+                raise refuse("this form of WITH", "WITH name AS (SELECT …)", node)
             self.only(cte, "this", "alias", "materialized")
             word, made = self.identifier(alias.this), self.made()
             columns = ", ".join(self.name(column) for column in alias.args.get("columns") or [])

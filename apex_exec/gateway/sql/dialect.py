@@ -124,20 +124,21 @@ def parse(text: str) -> Any:
     try:
         tokens = _DIALECT.tokenize(text)
         if len(tokens) > TOKENS_MAX:
-            raise ApiFailure("too_large", f"a query has at most {TOKENS_MAX} tokens")
+            raise ApiFailure("too_large", f"the query has more than {TOKENS_MAX} tokens, which is the limit; split it")
         _check_tokens(tokens)
         parser = _Parser(dialect=_DIALECT, error_level=sqlglot.ErrorLevel.RAISE)
         parser.steps_left = STEPS_PER_TOKEN_MAX * len(tokens) + STEPS_MORE
         trees = parser.parse(tokens, text)
     except _TooManySteps:
-        raise ApiFailure("sql_forbidden", "the query is nested in a way that takes too long to read") from None
+        raise ApiFailure("sql_forbidden",
+                         "the query is nested in a way that takes too long to parse; simplify it") from None
     except SqlglotError as error:
         first = re.sub(r"\x1b\[\d*m", "", str(error).split("\n")[0])
         raise ApiFailure("sql_syntax", _MISSING.sub("something is missing", first)) from None
     except (AttributeError, IndexError, KeyError, TypeError, ValueError):  # the parser failed on nonsense
-        raise ApiFailure("sql_syntax", "the text cannot be parsed") from None
+        raise ApiFailure("sql_syntax", "the query cannot be parsed") from None
     if len(trees) != 1 or trees[0] is None:
-        raise ApiFailure("sql_forbidden", "a query must be exactly one statement")
+        raise ApiFailure("sql_forbidden", "the text must be exactly one statement")
     return _plain(trees[0])
 
 

@@ -37,7 +37,7 @@ def _star(w: Writer, node: Any) -> str:
     """* is a column of a SELECT, and nowhere a value; count(*) is written by ``functions``."""
     item = node.parent if type(node.parent) is exp.Column else node
     if type(item.parent) is not exp.Select or item.arg_key != "expressions" or any(node.args.values()):
-        raise ApiFailure("sql_syntax", f"* is no value{position(node)}")
+        raise ApiFailure("sql_syntax", f"* cannot be used as a value{position(node)}; name the columns")
     return "*"
 
 
@@ -46,10 +46,10 @@ def _literal(w: Writer, node: Any) -> str:
     text = str(node.this)
     if node.is_string:
         if "\0" in text:
-            raise refuse("a zero byte")
+            raise refuse("a zero byte in a text", "a text without it")
         return w.text(text)
     if not _NUMBER.fullmatch(text):
-        raise refuse("this number")
+        raise refuse("this form of number", "digits, with a point or an exponent")
     return text
 
 
@@ -236,7 +236,7 @@ def _element(w: Writer, node: Any) -> str:
 @rule("Is", "this expression negate")
 def _is(w: Writer, node: Any) -> str:
     if type(node.expression) not in (exp.Null, exp.Boolean):
-        raise refuse("this IS")
+        raise refuse("this form of IS", "IS NULL, IS TRUE or IS FALSE")
     word = "IS NOT" if node.args.get("negate") else "IS"
     left = w.write(node.this)
     if is_text(node.this) and not w.lite:

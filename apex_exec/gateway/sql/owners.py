@@ -40,11 +40,12 @@ class Claim(Struct, frozen=True):
     def chosen(self, found: list[Any]) -> Any:
         """The tenant, of what ``text`` has found. Raises ApiFailure."""
         if self.named and not found:
-            raise ApiFailure("column_not_allowed", f"{self.column} can only be a tenant of the caller")
+            raise ApiFailure("column_not_allowed", f"{self.column} must be a tenant of the caller")
         if not found:
-            raise ApiFailure("column_not_allowed", f"the caller has no tenant, which {self.column} needs")
+            raise ApiFailure("column_not_allowed", f"the caller belongs to no tenant, and {self.column} needs one")
         if len(found) > 1:
-            raise ApiFailure("invalid_params", f"the caller has several tenants; say with {self.column} which is meant")
+            raise ApiFailure("invalid_params", "the caller belongs to several tenants; choose one by giving "
+                                               f"{self.column}")
         return found[0]
 
 
@@ -81,7 +82,8 @@ class ByColumn(Struct, frozen=True):
     def changed(self, values: Mapping[str, Any], user_id: str, *, lite: bool) -> dict[str, Any]:
         """The columns that an update sets. Raises ApiFailure if ``values`` would give the row away."""
         if values.get(self.column, user_id) != user_id:
-            raise ApiFailure("column_not_allowed", f"{self.column} can only be the caller")
+            raise ApiFailure("column_not_allowed", f"{self.column} must be the caller's id; leave it out, and it is "
+                                                   "filled in")
         return {name: value for name, value in values.items() if name != self.column}
 
 
@@ -142,7 +144,7 @@ class ByMembership(Struct, frozen=True):
         if self.column in values:
             value = values[self.column]
             if value is None or isinstance(value, dict | list):
-                raise ApiFailure("column_not_allowed", f"{self.column} can only be a tenant of the caller")
+                raise ApiFailure("column_not_allowed", f"{self.column} must be a tenant of the caller")
             done[self.column] = self._claim([user_id, value], lite=lite)
         return done
 

@@ -111,7 +111,8 @@ class Parser:
                     return answer
         except OSError:
             self.close()
-            raise ApiFailure("data_unavailable", "the process that compiles SQL died; it is being restarted") from None
+            raise ApiFailure("data_unavailable", "the process that compiles SQL ended and is being restarted; try "
+                                                 "again") from None
 
     def start(self) -> None:
         """Starts the process before it is needed: that takes a third of a second."""

@@ -119,7 +119,7 @@ class Pieces:
         numbers = self.uses.keys()
         self.parameters = max(numbers, default=0)
         if numbers != set(range(1, self.parameters + 1)):
-            raise ApiFailure("sql_parameters", "parameters must be $1, $2, … without a gap")
+            raise ApiFailure("sql_parameters", "parameters must be numbered $1, $2, … without a gap")
 
     def kind(self, node: Any) -> str:
         """The type of a value on SQLite, if it is known."""
@@ -130,7 +130,7 @@ class Pieces:
         """The n of a parameter $n."""
         digits = node.this.this if isinstance(node.this, exp.Literal) and not node.this.is_string else ""
         if not re.fullmatch(r"[1-9]\d{0,2}", str(digits)) or int(digits) > PARAMETERS_MAX:
-            raise ApiFailure("sql_parameters", f"parameters are $1 to ${PARAMETERS_MAX}")
+            raise ApiFailure("sql_parameters", f"a query can have the parameters $1 to ${PARAMETERS_MAX}")
         return int(digits)
 
     def write(self, node: Any) -> str:

@@ -64,10 +64,10 @@ class Queries(Ctes):
             read += "".join(self._join(join) for join in node.args.get("joins") or [])
             self._inside.pop()
         elif node.args.get("joins"):
-            raise ApiFailure("sql_syntax", "a join needs a table before it")
+            raise ApiFailure("sql_syntax", "JOIN needs a table before it")
         items = [self._projection(item, index) for index, item in enumerate(node.expressions)]
         if not items:
-            raise ApiFailure("sql_syntax", "a SELECT needs at least one column")
+            raise ApiFailure("sql_syntax", "a SELECT must name at least one column")
         text = f"SELECT {self._distinct(node.args.get('distinct'))}{', '.join(items)}{more}{read}"
         where, group, having = (node.args.get(part) for part in ("where", "group", "having"))
         if where is not None:
@@ -87,7 +87,7 @@ class Queries(Ctes):
         if node is None:
             return ""
         if type(node) is not exp.Distinct:
-            raise refuse("this DISTINCT", "", node)
+            raise refuse("this form of DISTINCT", "DISTINCT, or DISTINCT ON (…)", node)
         self.only(node, "on")
         on = node.args.get("on")
         if on is None:
@@ -98,7 +98,7 @@ class Queries(Ctes):
 
     def _named_window(self, node: Any) -> str:
         if type(node) is not exp.Window:
-            raise refuse("this WINDOW", "", node)
+            raise refuse("this form of WINDOW", "WINDOW name AS (…)", node)
         self.only(node, "this", "partition_by", "order", "spec", "alias")
         self.sorted(node)
         return f"{self.name(node.this)} AS ({SHARED['window'](self, node)})"

@@ -62,9 +62,9 @@ def check_parameter(value: Any, *, structured: bool) -> Any:
             raise ApiFailure("sql_parameters", "a query's parameter may not be a list or a map")
         return value
     if isinstance(value, str) and "\0" in value:
-        raise ApiFailure("sql_parameters", "text for a database may not contain a zero byte")
+        raise ApiFailure("sql_parameters", "a text parameter must not contain a zero byte")
     if isinstance(value, int) and not -(2**63) <= value < 2**63:
-        raise ApiFailure("sql_parameters", "an integer must fit into 64 bits")
+        raise ApiFailure("sql_parameters", "an integer parameter must fit in 64 bits")
     if value is None or isinstance(value, bool | int | float | str | bytes):
         return value
     if isinstance(value, datetime) and value.tzinfo is not None:
@@ -97,7 +97,8 @@ def as_json(value: Any) -> Any:
     try:
         return json.dumps(value, separators=(",", ":"), allow_nan=False)
     except (TypeError, ValueError, RecursionError):
-        raise ApiFailure("sql_parameters", "a map or a list for JSON holds texts, numbers, booleans and null") from None
+        raise ApiFailure("sql_parameters", "a map or a list for JSON may contain texts, numbers, booleans and null "
+                                           "only") from None
 
 
 def json_text(value: Any) -> str:
@@ -153,12 +154,13 @@ class Rows:
     def add(self, row: Any) -> None:
         """Adds one row, a sequence of database values. Raises ApiFailure ``row_limit`` or ``too_large``."""
         if len(self._parts) >= ROWS_MAX:
-            raise ApiFailure("row_limit", f"a query returns at most {ROWS_MAX} rows; add a LIMIT")
+            raise ApiFailure("row_limit", f"the query returns more than {ROWS_MAX} rows; add a LIMIT")
         values = map(from_database, row)
         part = _encode(dict(zip(self._names, values, strict=True)))
         self._bytes += len(part)
         if self._bytes > RESULT_BYTES_MAX:
-            raise ApiFailure("too_large", f"a query returns at most {RESULT_BYTES_MAX} bytes; select less")
+            raise ApiFailure("too_large", f"the query returns more than {RESULT_BYTES_MAX} bytes; select fewer "
+                                          "columns or rows")
         self._parts.append(part)
 
     def encoded(self) -> bytes:

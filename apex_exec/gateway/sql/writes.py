@@ -134,7 +134,8 @@ class _Maker:
         key = repr(claim.values)
         if key not in self._claims:
             if len(self._claims) >= TENANTS_MAX:
-                raise ApiFailure("too_large", f"one call writes rows of at most {TENANTS_MAX} tenants")
+                raise ApiFailure("too_large", f"one call can write rows of at most {TENANTS_MAX} tenants; split it "
+                                              "into several")
             self.bound.append(name)
             self.values.append(claim)
             self._claims[key] = f"${len(self.values)}"
@@ -174,7 +175,7 @@ class _Maker:
         for name, value in conditions.items():
             _check_column(self.table, name)
             if isinstance(value, dict | list):
-                raise ApiFailure("invalid_params", f"where.{name} may not be a list or a map")
+                raise ApiFailure("invalid_params", f"where.{name} must not be a list or a map")
             column = _column(self.table, name)
             written.append(f"{column} IS NULL" if value is None else f"{column} = {self.bind(name, value)}")
         return f" WHERE {' AND '.join(written)}"
@@ -227,7 +228,7 @@ def _upsert(maker: _Maker, request: Upsert) -> Write:
     changed = [name for name in given if name not in on] if request.update is None else request.update
     for name in changed:
         if name not in given:
-            raise ApiFailure("invalid_params", f"update: {name} is none of the columns in values")
+            raise ApiFailure("invalid_params", f"update: {name} is not among the columns in values")
     text = maker.rows(rows)
     otherwise = ""
     if request.update is None or changed:
@@ -265,7 +266,7 @@ def _rows(maker: _Maker, request: Insert | Upsert) -> tuple[list[str], list[dict
     table, is_single = maker.table, isinstance(request.values, dict)
     given: Any = [request.values] if is_single else request.values
     if len(given) > ROWS_CHANGED_MAX:
-        raise ApiFailure("row_limit", f"one call writes at most {ROWS_CHANGED_MAX} rows")
+        raise ApiFailure("row_limit", f"one call can write at most {ROWS_CHANGED_MAX} rows; split it into several")
     for row in given:
         _check_columns(table, row)
     columns = list(table.owner.changed(given[0], maker.user_id, lite=table.lite))

@@ -16,7 +16,8 @@ import msgspec
 
 from apex_exec.errors import CODES, Code, Retry
 from apex_exec.ledger.reading import Event
-from apex_exec.ledger.refusals import API_EVENTS, made, was_refused
+from apex_exec.ledger.records import API_EVENTS
+from apex_exec.ledger.refusals import made, was_refused
 from apex_exec.market.money.months import Interval, merge, month_interval, parse_month, whole_seconds
 
 EXECUTION = "plugin.execution"
