@@ -212,7 +212,8 @@ class ApiCalls:
     def _pace(self, link: WorkerLink, now_ns: int, count: int) -> None:
         """Counts API calls, refused or not, honest or not, and those effects that cost the ledger more than the
         invocation itself (``effect_decisions``). If a plugin makes more than its rate allows,
-        its links are not read for a while: the API calls wait there, and only this plugin's messages wait behind them."""
+        its links are not read for a while: the API calls wait there, and only this plugin's messages wait behind
+        them."""
         plugin = link.spec.id
         pace = self._paces.get(plugin)
         if pace is None:
