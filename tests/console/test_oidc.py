@@ -69,7 +69,7 @@ def test_a_token_of_another_key_or_without_a_signature_is_refused() -> None:
             claims_of(bad, KEYS, ISSUER, CLIENT, PENDING)
 
 
-@pytest.mark.parametrize("auth_time", [None, BEGUN - 3600, "now"])
+@pytest.mark.parametrize("auth_time", [None, BEGUN - 3600, "now"], ids=["none", "an hour ago", "text"])
 def test_a_fresh_sign_in_needs_a_password_that_was_typed_now(auth_time: Any) -> None:
     with pytest.raises(NotSignedIn, match="password again"):
         claims_of(token({"auth_time": auth_time}), KEYS, ISSUER, CLIENT, PENDING._replace(fresh=True))
