@@ -110,15 +110,16 @@ def test_with_wait_a_new_owner_refuses_until_the_minute_is_over_and_says_how_lon
 @pytest.mark.timeout(600)
 def test_with_wait_no_minute_has_more_than_the_limit_through_a_drain_and_a_kill(plugins: Path) -> None:
     with fleet_of(plugins, 3, "wait") as fleet, Client(fleet.nodes["a"].endpoint) as client:
-        plugin, owner = elsewhere(fleet)
+        plugin, _ = elsewhere(fleet)
         times: list[float] = []
         done: list[str] = []
         begun = time.monotonic()
         while time.monotonic() < begun + 240 and (len(done) < 2 or time.monotonic() < begun + 215):
-            if ask(client, plugin)["code"] == "host_not_allowed":
+            answer = ask(client, plugin)
+            if answer["code"] == "host_not_allowed":
                 times.append(time.monotonic())
-            else:
-                time.sleep(0.2)
+            else:  # as long as it says: a try that is refused counts, and who keeps trying keeps waiting
+                time.sleep(answer["wait"] / 1000 + 0.1)
             if not done and len(times) == LIMIT // 2:
                 fleet.nodes["a"].operate("fleet.drain", node=fleet.owner(plugin))
                 done.append("drained")
@@ -131,4 +132,3 @@ def test_with_wait_no_minute_has_more_than_the_limit_through_a_drain_and_a_kill(
             assert times[at + LIMIT] - times[at] >= MINUTE_SECONDS - 1, [round(one - begun, 1) for one in times]
         print(f"{done}: requests at {[round(one - begun) for one in times]} s")  # noqa: T201
         assert len(times) >= 2 * LIMIT, "each change of hands costs its wait, and not the service"
-        assert owner
