@@ -28,6 +28,9 @@ TITLE = "Attacks through what the daemon does for a plugin"
 RATE = 100
 ATTACKERS = 4
 P50_MOST, P99_MOST, LEDGER_BYTES_MOST = 1.5, 2.0, 200_000
+FAILED_MOST = 0.01
+"""The share of the victim's calls that may fail; one that is refused at once is answered sooner than any other."""
+WARM_SECONDS = 60.0
 SECONDS_MAX = 1500
 """No further repetition begins if it might end after this time: one of every attack takes eight minutes on a machine
 that does nothing else."""
@@ -253,12 +256,13 @@ def run(lab: Lab) -> None:
         p50, p99 = lab.value(name, "p50, ratio") or 0.0, lab.value(name, "p99, ratio") or 0.0
         refused, grown = lab.value(name, "AUDIT_UNAVAILABLE") or 0.0, lab.value(name, "ledger growth a plugin") or 0.0
         failed = lab.value(name, "failed") or 0.0
-        held = p50 <= P50_MOST and p99 <= P99_MOST and not refused and grown <= LEDGER_BYTES_MOST / 1000
+        held = (p50 <= P50_MOST and p99 <= P99_MOST and not refused and grown <= LEDGER_BYTES_MOST / 1000
+                and failed <= FAILED_MOST * RATE * seconds)
         table.append((name, f"{p50:.2f} ×", f"{p99:.2f} ×", f"{failed:.0f}", f"{refused:.0f}", f"{grown:.0f}",
                       "held" if held else "NOT HELD"))
         lab.say(" · ".join(map(str, table[-1])))
     print("\n" + "\n".join("| " + " | ".join(map(str, row)) + " |" for row in table), flush=True)
-    lab.note(f"targets: p50 ≤ {P50_MOST} ×, p99 ≤ {P99_MOST} ×, no AUDIT_UNAVAILABLE, ledger ≤ "
+    lab.note(f"targets: p50 ≤ {P50_MOST} ×, p99 ≤ {P99_MOST} ×, at most 1 % failed, no AUDIT_UNAVAILABLE, ledger ≤ "
              f"{LEDGER_BYTES_MOST // 1000} kB/s a plugin beyond the records of admitted invocations; ratios to the "
              "victim beside four busy plugins")
 
@@ -287,7 +291,7 @@ def _measure(lab: Lab, name: str, options: dict[str, Any], seconds: float) -> No
         with serving(folder / "plugins", scrape=False, state=folder / "state", **config) as daemon:
             host = Host(daemon.endpoint)
             context = {"sql": bool(options.get("sql"))}
-            _victim(host, context, 1.0)
+            _warm_up(host, context)
             with _beside(HOST, daemon.endpoint, busy, "busy", 1, False, USER):
                 time.sleep(2.0)
                 base, _ = _victim(host, context, seconds)
@@ -309,6 +313,16 @@ def _measure(lab: Lab, name: str, options: dict[str, Any], seconds: float) -> No
         lab.add(name, "failed", "calls", float(round_.failed))
         lab.add(name, "AUDIT_UNAVAILABLE", "calls", float(codes["AUDIT_UNAVAILABLE"]))
         lab.add(name, "ledger growth a plugin", "kB/s", grown / passed / ATTACKERS / 1000)
+
+
+def _warm_up(host: Host, context: dict[str, Any]) -> None:
+    """Calls the victim, twice a second, until it is served: its worker and the gateway have to start. At its full rate
+    calls that wait for the gateway would run out of time together, and the breaker would open."""
+    due = time.monotonic() + WARM_SECONDS
+    while (round_ := host.open_loop(["victim"], 2, 2.0, context, may_fail=True)).failed:
+        if time.monotonic() > due:
+            raise SystemExit(f"the victim is not served within {WARM_SECONDS:g} s: {dict(round_.codes)}")
+    _victim(host, context, 1.0)
 
 
 def _victim(host: Host, context: dict[str, Any], seconds: float) -> tuple[Round, collections.Counter[str]]:

@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import logging
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import TYPE_CHECKING, Any, cast
 
@@ -40,7 +41,8 @@ if TYPE_CHECKING:
 log = logging.getLogger("apex_exec.gateway")
 
 CALLS_MAX = 512
-"""The most calls in flight; the supervisor bounds those of one invocation."""
+"""The most calls in flight; the supervisor bounds those of one invocation. No plugin holds more than are left for all
+others: two plugins of 32 invocations at once, with eight calls each, would fill it."""
 DATABASE_CALLS_PER_PLUGIN_MAX = 2
 """How many calls of one plugin may use the database at once; more calls wait, within their own time. This keeps a
 plugin from holding every connection."""
@@ -68,6 +70,8 @@ class Router:
         self._settings = settings
         self._send = send
         self._tasks: dict[int, asyncio.Task[None]] = {}
+        self._held: Counter[str] = Counter()
+        """By plugin: how many of the tasks are its calls."""
         self._passes: dict[int, asyncio.Future[int]] = {}
         self._is_local = path_of(settings["data_url"]) is not None
         self._tables: dict[str, Table] = read_tables(settings["tables"], "sqlite" if self._is_local else "postgres")
@@ -168,8 +172,9 @@ class Router:
 
     # ------------------------------------------------------------------ messages from the supervisor
     def _call(self, call: Call) -> None:
-        if len(self._tasks) >= CALLS_MAX:
-            self._send(_failed(call, ApiFailure("overloaded", "the gateway is full")))
+        if self._held[call.plugin] >= CALLS_MAX - len(self._tasks):
+            self._send(_failed(call, ApiFailure("overloaded", "the gateway is full, or it has as many calls of this "
+                                                              "plugin as are left for all others")))
             return
         spent_ns = 0
         if self._is_local and call.method == "query" and self._data is not None and self._at_once_ns > 0:
@@ -181,7 +186,17 @@ class Router:
                 self._charge(call, spent_ns)
                 self._send(messages.Done(call.id, *answer))
                 return
-        self._tasks[call.id] = asyncio.ensure_future(self._run(call, spent_ns))
+        task = self._tasks[call.id] = asyncio.ensure_future(self._run(call, spent_ns))
+        self._held[call.plugin] += 1
+        task.add_done_callback(lambda _: self._ended(call))
+
+    def _ended(self, call: Call) -> None:
+        """The task of ``call`` is over. One that was cancelled before its first step has run no line of ``_run``."""
+        self._held[call.plugin] -= 1
+        if not self._held[call.plugin]:
+            del self._held[call.plugin]
+        if self._tasks.pop(call.id, None) is not None:
+            self._send(_failed(call, ApiFailure("cancelled", "the invocation has ended; nothing was changed")))
 
     def _cancel(self, message: messages.Cancel) -> None:
         task = self._tasks.get(message.id)
