@@ -23,7 +23,7 @@ GREETING_SECONDS = 0.5
 OLDER = ("version 2", "no signature")
 """libzmq does not send its whole greeting to what may be an older peer, so that nobody waits for it there."""
 TAIL = b"the end"
-"""The last message of every stream: whoever has it has taken all before it."""
+"""The last message of every stream: a reader that has it has taken all before it."""
 
 
 class Stream(NamedTuple):
