@@ -13,7 +13,7 @@ from msgspec import UNSET, Raw, UnsetType
 from apex_exec.door.answers import Problem
 from apex_exec.errors import Code
 from apex_exec.wire import messages as msg
-from apex_exec.wire.error_paths import text_and_path
+from apex_exec.wire.error_paths import field_and_path
 
 BY_TOKEN = ("id", "user_id")
 """Fields of the wire that may be left out here."""
@@ -52,7 +52,7 @@ def checked(body: dict[str, Any], kind: Any) -> Any:
     try:
         made = msgspec.convert({key: value for key, value in body.items() if key != "payload"}, kind)
     except msgspec.ValidationError as error:
-        text, path = text_and_path(error)
+        text, path = field_and_path(error)
         raise Problem(Code.INVALID_INPUT, text, details={"path": path}) from None
     if payload is not UNSET and hasattr(made, "payload"):
         made.payload = payload

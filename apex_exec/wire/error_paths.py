@@ -7,6 +7,7 @@ import re
 
 KEY_CHARS_MAX = 64
 _NAME = re.compile(r"[^\W\d]\w*")
+_LEFT_OUT = re.compile(r"missing required field `(\w+)`")
 _KEY_IN = re.compile(r"`key` in `(\$.*)`")
 
 
@@ -28,3 +29,10 @@ def text_and_path(error: Exception) -> tuple[str, str]:
         return f"{text} as a key", found[1]
     place = place.strip("`")
     return text, place if place.startswith("$") else "$"
+
+
+def field_and_path(error: Exception) -> tuple[str, str]:
+    """The same for a whole message: if one of its fields was left out, the path is that of the field."""
+    text, path = text_and_path(error)
+    left_out = _LEFT_OUT.search(text) if path == "$" else None
+    return text, path if left_out is None else f"$.{left_out[1]}"

@@ -56,6 +56,8 @@ def test_it_describes_itself_in_openapi_and_answers_as_it_says(door: Door, token
         with pytest.raises(jsonschema.ValidationError):
             jsonschema.Draft202012Validator(body).validate(wrong)
         assert door.ask("POST", "/v1/invoke", wrong, token).status == 400
+    left_out = door.ask("POST", "/v1/invoke", {"plugin": "p"}, token).body
+    assert left_out["code"] == "INVALID_INPUT" and left_out["details"] == {"path": "$.action"}
 
 
 def test_a_call_has_the_wires_answer_in_json(door: Door, token: str) -> None:

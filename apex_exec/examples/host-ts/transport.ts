@@ -30,6 +30,7 @@ export interface Curve {
 
 /** The transport of an endpoint. Throws where there is none. */
 export function open(endpoint: string, curve: Curve | undefined, events: TransportEvents): Transport {
+  endpoint = String(endpoint);  // undefined, from JavaScript, is told what it is
   if (endpoint.startsWith("ipc://") && curve === undefined) return new ZmtpDealer(endpoint.slice("ipc://".length), events);
   if (/^(tcp|ipc):\/\//.test(endpoint)) return new LibzmqDealer(endpoint, curve, events);
   throw new TypeError(`${endpoint} is no endpoint; write ipc:///run/apex-exec/host.sock, or tcp://host:port with keys`);
