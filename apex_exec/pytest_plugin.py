@@ -24,13 +24,19 @@ def is_plugin_folder(folder: Path) -> bool:
     return b'"entrypoint"' in text and b'"hooks"' in text and (folder / "tests").is_dir()
 
 
+def import_folders(root: Path) -> list[str]:
+    """Where a plugin's modules are imported from, as in a worker: its own come before those of ``vendor/``."""
+    vendor = root / "vendor"
+    return [str(root), *([str(vendor)] if vendor.is_dir() else [])]
+
+
 def pytest_configure(config: Any) -> None:
     """Makes the plugin's modules importable, and gives its tests the platform's rules."""
     root = Path(config.rootpath)
     if not is_plugin_folder(root):
         return
-    if str(root) not in sys.path:
-        sys.path.insert(0, str(root))
+    folders = import_folders(root)
+    sys.path[:] = [*folders, *(path for path in sys.path if path not in folders)]
     import importlib
 
     importlib.import_module("apex_exec.registry.trials.fake_rules")

@@ -77,6 +77,9 @@ def put(daemon: Daemon) -> None:
     daemon.put_files("set", {
         "manifest.json": manifest("set", "plugin.py", ["ui:render", "events:emit", "network:fetch"]),
         "plugin.py": PYTHON.encode()})
+    wide = {"properties": {name: {"type": "string"} for name in ("first", "second")}}
+    daemon.put_files("wide", {"manifest.json": manifest("wide", "index.js", [], wide),
+                              "index.js": JAVASCRIPT.replace('"jet"', '"wide"').encode()})
     daemon.put_files("jet", {"manifest.json": manifest("jet", "index.js", []), "index.js": JAVASCRIPT.encode()})
 
 
@@ -197,6 +200,14 @@ def test_far_too_much_is_refused_in_one_line(daemon: Daemon) -> None:
     assert refused.value.details["reason"] == "settings_too_large" and len(str(refused.value)) < 500
 
 
+def test_what_one_owner_has_is_bounded_however_many_commands_it_came_in(daemon: Daemon) -> None:
+    give(daemon, "wide", values={"first": "x" * 40_000})
+    with pytest.raises(CallError) as refused:
+        give(daemon, "wide", values={"second": "x" * 40_000})
+    assert refused.value.details["reason"] == "settings_too_large"
+    give(daemon, "wide", values={"first": "x" * 20_000, "second": "x" * 40_000})
+
+
 def test_a_plugin_that_is_not_there_has_no_settings(daemon: Daemon) -> None:
     with pytest.raises(CallError) as refused:
         give(daemon, "nobody", values={"region": "eu"})
@@ -279,6 +290,9 @@ def test_without_its_key_the_plugin_is_not_served_and_the_daemon_is(tmp_path: Pa
         wait_for(lambda: state() == "disabled", 30)
         with pytest.raises(CallError):
             act(daemon, "read")
+        with pytest.raises(CallError):
+            operate(daemon, "secrets.rotate")
+        assert len(path.read_text().splitlines()) == 1, "a rotation that fails leaves no key behind"
         done = operate(daemon, "secrets.rotate", keep_key=True, forget_unreadable=True)
         assert done["forgotten"] == 1
         assert not act(daemon, "read")["knows"]

@@ -69,6 +69,30 @@ def refused(plugin: Path, names: list[str], wheels: Path | None, executor: Block
     return caught.value
 
 
+def test_a_write_that_fails_leaves_the_folder_as_it_was(plugin: Path, wheels: Path,
+                                                        monkeypatch: pytest.MonkeyPatch) -> None:
+    run(plugin, ["shout"], wheels)
+    before = {path: path.read_bytes() for path in plugin.rglob("*") if path.is_file()}
+    rename = Path.rename
+
+    def full(self: Path, target: Path) -> Path:
+        if Path(target).name == "vendor" and not self.name.endswith(".old"):
+            raise OSError(28, "No space left on device")
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", full)
+    with pytest.raises(OSError, match="No space"):
+        run(plugin, ["greet"], wheels)
+    assert {path: path.read_bytes() for path in plugin.rglob("*") if path.is_file()} == before
+
+
+def test_what_python_keeps_beside_a_package_is_not_taken_for_a_change(plugin: Path, wheels: Path) -> None:
+    run(plugin, ["shout"], wheels)
+    (plugin / "vendor" / "__pycache__").mkdir()
+    (plugin / "vendor" / "__pycache__" / "shout.cpython-311.pyc").write_bytes(b"x")
+    assert check(Folder(plugin), Source("", str(wheels), True)) == []
+
+
 def test_a_package_comes_with_what_it_needs_and_is_the_wheels_own(plugin: Path, wheels: Path,
                                                                   executor: BlockingExecutor) -> None:
     done = run(plugin, ["greet"], wheels, executor)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from apex_exec.pytest_plugin import import_folders
 from apex_exec.registry.bundles.scaffold import write_scaffold
 
 CODE = '''
@@ -101,3 +102,9 @@ def test_the_jail_does_so_too(folder: Path) -> None:
     done = subprocess.run([sys.executable, "-m", "apex_exec", "plugin", "test", str(folder)], capture_output=True,
                           text=True, timeout=110)
     assert "8 passed, 1 failed" in done.stdout, done.stdout + done.stderr
+
+
+def test_vendored_packages_can_be_imported_behind_the_plugins_own_modules(tmp_path: Path) -> None:
+    assert import_folders(tmp_path) == [str(tmp_path)]
+    (tmp_path / "vendor").mkdir()
+    assert import_folders(tmp_path) == [str(tmp_path), str(tmp_path / "vendor")]

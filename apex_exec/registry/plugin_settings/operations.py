@@ -152,7 +152,7 @@ def set_(ctx: Context, args: SetArgs) -> dict[str, Any]:
                 json.dumps(value))
             db_.put(db, Row(args.id, scope, owner, name, secret, text, now_ns, ctx.uid))
         after = db_.of_owner(db, args.id, scope, owner)
-        if sum(len(row.value) for row in after) > 2 * VALUES_BYTES_MAX:  # a ciphertext is longer than its text
+        if sum(map(db_.held, after)) > VALUES_BYTES_MAX:
             raise _too_large(f"what one owner has of a plugin has at most {VALUES_BYTES_MAX} bytes")
         if sum(db_.owners(db, args.id).values()) > OWNERS_MAX:
             raise _too_large(f"at most {OWNERS_MAX} tenants and users have values of one plugin")
@@ -222,9 +222,21 @@ def _changed(ctx: Context, work: Callable[[sa.Connection], Any], plugin: str, sc
     return made
 
 
+def _check_readable(ctx: Context) -> None:
+    """Raises Refusal if a secret cannot be read: before a key is made, since each failed try would leave one behind."""
+    keys = load(ctx.settings)
+    for row in ctx.store.transact(db_.secrets):
+        try:
+            keys.decrypt(row.value, row.place)
+        except Refusal as error:
+            raise unavailable(f"{row.plugin}: {row.name}: {error.message}") from None
+
+
 def rotate(ctx: Context, args: RotateArgs) -> dict[str, Any]:
     """Encrypts every secret with the first key, after a new one was put there unless ``keep_key``."""
     if not args.keep_key:
+        if not args.forget_unreadable:
+            _check_readable(ctx)
         add_key(ctx.settings)
     keys = load(ctx.settings)
     now_ns = ctx.now_ns()

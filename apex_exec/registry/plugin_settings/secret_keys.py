@@ -111,7 +111,11 @@ def _private(path: Path) -> str:
                               f"run: chmod 600 {path}")
         if found.st_uid not in (os.geteuid(), 0):
             raise unavailable(f"the key file {path} belongs to uid {found.st_uid}, and not to the daemon's user")
-        return file.read(FILE_BYTES_MAX).decode("ascii", "replace")
+        data = file.read(FILE_BYTES_MAX + 1)
+    if len(data) > FILE_BYTES_MAX:  # half a line would be no key, and would say nothing of the reason
+        raise unavailable(f"the key file {path} has more than {FILE_BYTES_MAX} bytes: take out old keys that no backup "
+                          "needs")
+    return data.decode("ascii", "replace")
 
 
 def _said(command: list[str]) -> str:
@@ -168,8 +172,11 @@ def add_key(settings: Settings) -> str:
     except OSError as error:
         raise unavailable(f"the key file {path} cannot be read: {error.strerror}") from None
     name = _new_name()
+    text = _line(name, secrets.token_bytes(KEY_BYTES)) + old
+    if len(text) > FILE_BYTES_MAX:
+        raise unavailable(f"the key file {path} has no room for another key: take out old ones that no backup needs")
     try:
-        replace_file(path, (_line(name, secrets.token_bytes(KEY_BYTES)) + old).encode())
+        replace_file(path, text.encode())
     except OSError as error:
         raise unavailable(f"the key file {path} cannot be written: {error.strerror}") from None
     return name

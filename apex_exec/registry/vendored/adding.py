@@ -80,7 +80,8 @@ class Folder:
             return None
 
     def write(self, lock: Lock, files: dict[str, bytes]) -> None:
-        """Puts the packages, the lock and the dependencies in place: ``vendor/`` is exchanged as a whole."""
+        """Puts the packages, the lock and the dependencies in place: ``vendor/`` is exchanged as a whole, and what
+        stood there stays if it cannot be. Raises OSError."""
         fresh = Path(tempfile.mkdtemp(prefix=".vendor-", dir=self.path))
         old = fresh.with_name(f"{fresh.name}.old")
         try:
@@ -92,8 +93,13 @@ class Folder:
             place = self.path / VENDOR.rstrip("/")
             if place.exists():
                 place.rename(old)
-            if files:
-                fresh.rename(place)
+            try:
+                if files:
+                    fresh.rename(place)
+            except BaseException:
+                if old.exists():
+                    old.rename(place)
+                raise
         finally:
             shutil.rmtree(fresh, ignore_errors=True)
             shutil.rmtree(old, ignore_errors=True)
@@ -157,7 +163,8 @@ def check(folder: Folder, source: Source) -> list[str]:
         wheels = _wheels(chosen, source, Path(name))
     wanted = _merged(wheels)
     place = folder.path / VENDOR
-    here = {str(path.relative_to(place)): path for path in place.rglob("*") if path.is_file()}
+    here = {str(path.relative_to(place)): path for path in place.rglob("*")
+            if path.is_file() and "__pycache__" not in path.parts}  # Python's own; no bundle has it
     return sorted([f"{VENDOR}{path}: no package has it" for path in here.keys() - wanted.keys()]
                   + [f"{VENDOR}{path}: it is missing" for path in wanted.keys() - here.keys()]
                   + [f"{VENDOR}{path}: it differs from the wheel's" for path in wanted.keys() & here.keys()
