@@ -59,7 +59,7 @@ class FolderBook:
             except (OSError, ValueError, msgspec.DecodeError) as error:
                 if (path.name, str(error)) not in self._told:
                     self._told.add((path.name, str(error)))
-                    log.warning("fleet.book: %s is no statement: %s", path, error)
+                    log.warning("fleet.book: the file %s is not a valid statement and is left out: %s", path, error)
         return found
 
     def publish(self, statement: Statement) -> None:
@@ -88,7 +88,7 @@ class TableBook:
             try:
                 found.append(read(text.encode()))
             except (ValueError, msgspec.DecodeError) as error:
-                log.warning("the table fleet_statements has a row that is no statement: %s", error)
+                log.warning("a row of the table fleet_statements is not a valid statement and is left out: %s", error)
         return found
 
     def publish(self, statement: Statement) -> None:
