@@ -116,7 +116,8 @@ class _Side(Daemon):
         self.left_out = sorted(set(workload.config) - known)
         if urls := getattr(workload, "urls", None):
             config["data.url"] = urls[label]
-        super().__init__(workload.plugins, ("-m", "apex_exec"), config)
+        plugins = getattr(workload, "folders", {}).get(label, workload.plugins)
+        super().__init__(plugins, ("-m", "apex_exec"), config)
         self._tree = tree
         self.env["PYTHONPATH"] = str(tree)  # before the installed code, in every process of the daemon
 

@@ -7,8 +7,10 @@ document names the cores that there were.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
+import socket
 import statistics
 import tempfile
 import time
@@ -77,6 +79,7 @@ class Nodes:
                 "fleet.endpoint": endpoint, "fleet.book": str(book), "fleet.keys_dir": str(own / "fleet"),
                 "fleet.join_seconds": 10, "limits.cpu_percent": 100})
             waiting.append((daemon, daemon.launch()))
+            _wait_listening(first_port + number)  # one after another: each tries its sandbox out when it starts
         for daemon, readiness in waiting:
             with readiness:
                 while not readiness.is_ready():
@@ -109,21 +112,33 @@ class Nodes:
         return float(times.user + times.system)
 
 
+def _wait_listening(port: int) -> None:
+    due = time.monotonic() + 60
+    while time.monotonic() < due:
+        with contextlib.suppress(OSError):
+            socket.create_connection(("127.0.0.1", port), 1).close()
+            return
+        time.sleep(0.05)
+
+
 def _message(plugin: str) -> dict[str, Any]:
     return {"type": "invoke", "plugin": plugin, "action": "onActionExecute", "userId": USER, "payload": PAYLOAD}
 
 
-def flood(client: Client, plugins: list[str], calls: int) -> float:
-    """Calls a second of one connection, IN_FLIGHT at once, over ``plugins``."""
+def flood(client: Client, plugins: list[str], calls: int) -> tuple[float, int]:
+    """(calls a second of one connection, IN_FLIGHT at once, over ``plugins``; how many were answered by an error)."""
     begun = time.monotonic()
     out: list[int] = []
-    for number in range(calls):
-        if len(out) >= IN_FLIGHT:
-            client.wait(out.pop(0), 20_000)
-        out.append(client.start(_message(plugins[number % len(plugins)]), 20_000))
-    for id_ in out:
-        client.wait(id_, 20_000)
-    return calls / (time.monotonic() - begun)
+    errors = 0
+    for number in range(calls + IN_FLIGHT):
+        if len(out) >= IN_FLIGHT or number >= calls and out:
+            try:
+                client.wait(out.pop(0), 20_000)
+            except CallError:
+                errors += 1
+        if number < calls:
+            out.append(client.start(_message(plugins[number % len(plugins)]), 20_000))
+    return calls / (time.monotonic() - begun), errors
 
 
 def run(lab: Lab) -> None:
@@ -150,14 +165,17 @@ def _forwarding(lab: Lab, calls: int) -> None:
             flood(client, own + far, 20 * len(PLUGINS))
             for what, plugins in (("run by the caller's node", own), ("forwarded", far)):
                 before = {name: nodes.supervisor_seconds(name) for name in nodes.names}
-                lab.add(what, "calls", "1/s", flood(client, plugins, calls))
+                rate, errors = flood(client, plugins, calls)
+                lab.add(what, "calls", "1/s", rate)
+                lab.add(what, "errors", "", errors)
                 cpu = {name: (nodes.supervisor_seconds(name) - before[name]) / calls * 1e6 for name in nodes.names}
                 lab.add(what, "CPU of the caller's supervisor", "µs", cpu[here])
                 lab.add(what, "CPU of the other supervisor", "µs", cpu[there])
                 waits = []
                 for number in range(lab.scaled(2000)):
                     begun = time.perf_counter()
-                    client.request(_message(plugins[number % len(plugins)]), 20_000)
+                    with contextlib.suppress(CallError):  # it took as long, too
+                        client.request(_message(plugins[number % len(plugins)]), 20_000)
                     waits.append((time.perf_counter() - begun) * 1e6)
                 lab.add(what, "p50", "µs", statistics.median(waits))
 
@@ -184,10 +202,12 @@ def _failover(lab: Lab) -> None:
 def _at_nodes(lab: Lab, count: int, calls: int) -> None:
     """Calls a second of all nodes at once, each by a host of its own that calls what its node owns."""
     with Nodes(count) as nodes, ThreadPoolExecutor(count) as hosts:
-        def flooded(name: str) -> float:
+        def flooded(name: str) -> tuple[float, int]:
             own = nodes.owned(name) or PLUGINS[:1]
             with Client(nodes.daemons[name].endpoint) as client:
                 flood(client, own, 5 * len(own))
                 return flood(client, own, calls)
 
-        lab.add(f"{count} nodes", "calls", "1/s", sum(hosts.map(flooded, nodes.names)))
+        found = list(hosts.map(flooded, nodes.names))
+        lab.add(f"{count} nodes", "calls", "1/s", sum(rate for rate, _ in found))
+        lab.add(f"{count} nodes", "errors", "", sum(errors for _, errors in found))

@@ -1,4 +1,5 @@
-"""The inner link's messages: what the supervisor and a worker say to each other, one message in a ZMTP frame.
+"""The messages of the inner protocol: of the supervisor with a worker (each is a ZMTP frame) and with the zygote (each
+is a packet).
 
 Messages are arrays that begin with their tag, and not maps, so that encoding one takes about a microsecond. Both sides
 decode into these types and nothing else; the supervisor trusts no field of a worker's. Bodies (``params``, ``result``)
@@ -14,7 +15,7 @@ import msgspec
 
 from workers.effect_rules import NAME_CHARACTERS_MAX, TRIES_AT_ONCE
 
-# --- bounds. Each limits what one worker can make the supervisor hold or do.
+# --- bounds. Each limits what one worker can make the supervisor keep or do.
 FRAME_BYTES_MAX = 40 * 1024 * 1024
 """Largest frame that a worker accepts. The largest one is a bundle, on its way to it: ``registry.bundle_bytes`` at its
 most, with paths and hashes."""
@@ -33,7 +34,7 @@ DEPTH_MAX = 64
 """Deepest nesting of a payload or a result."""
 
 PROBE_SIGNAL = signal.SIGUSR1
-"""Comes with each probe to a concurrent worker, whose handler says what code it has interrupted (Blocked)."""
+"""Sent with each probe to a concurrent worker. The handler reports which call's code it has interrupted (Blocked)."""
 
 EXIT_JAIL, EXIT_LOAD = 70, 71
 """A worker's exit status if it could not be jailed, or its plugin could not be loaded."""
@@ -86,11 +87,11 @@ API_CODES = {
 class Load(msgspec.Struct, array_like=True, tag="load", gc=False):
     """The plugin, from memory: the first message after Booted. ``files`` maps paths in the bundle to their bytes.
 
-    ``mode`` is ``serve``, ``probe`` (load it, say what it declares, leave) or ``test`` (run its tests).
-    ``fresh``: every call gets an engine of its own, if the language can do that. ``concurrent``: the worker is sent
-    several calls at once and answers them in any order; it begins each as soon as it can, in the order of the link.
-    ``permissions`` are those in force, and ``components`` those that may be rendered (none: any): by them the worker
-    refuses an effect in place, as a courtesy.
+    ``mode`` is ``serve``, ``probe`` (load it, report what it declares, leave) or ``test`` (run its tests).
+    ``fresh`` gives every call an engine of its own, if the language can do that. ``concurrent`` says that the worker is
+    sent several calls at once; it begins each as soon as it can, in the order of the link, and answers in any order.
+    ``permissions`` are those in force, and ``components`` those that may be rendered (if there are none, any may); with
+    them the worker can refuse an effect itself, as a courtesy.
     """
 
     plugin: str
@@ -109,9 +110,9 @@ class Load(msgspec.Struct, array_like=True, tag="load", gc=False):
 class Call(msgspec.Struct, array_like=True, tag="call", gc=False):
     """One hook to run. ``seq`` counts up by one per link from 0.
 
-    ``deadline_ns`` is absolute CLOCK_MONOTONIC of the machine that the worker runs on, and is what the call is judged
-    by. ``left_ns`` is how long that was away when the call was decided on: a carrier that takes the call to a
-    worker on another machine sets ``deadline_ns`` anew from its own clock, since no two machines share one.
+    ``deadline_ns`` is an absolute time of CLOCK_MONOTONIC on the worker's machine; the worker compares it with that
+    clock. ``left_ns`` is how far away the deadline was when the core sent the call: a carrier that takes the call to
+    a worker on another machine sets ``deadline_ns`` anew from its own clock, since no two machines share one.
     ``settings`` are the values of the plugin's settings for this call, a map in MessagePack; empty if it has none.
     """
 
@@ -143,23 +144,23 @@ class Grants(msgspec.Struct, array_like=True, tag="grants", gc=False):
 
 
 class Ping(msgspec.Struct, array_like=True, tag="ping", gc=False):
-    """Is answered with a Pong in its turn, and so proves the way that calls take."""
+    """Is answered with a Pong in its turn, which shows that the worker takes messages as it takes calls."""
 
     nonce: int
 
 
 class Recall(msgspec.Struct, array_like=True, tag="recall", gc=False):
-    """The calls ``seqs`` of this link are not to begin. Each that has not begun is answered with Skipped, whatever its
-    deadline. A Recall counts as soon as it is read, before the calls that arrived ahead of it have their turn."""
+    """The calls ``seqs`` of this link must not begin. Each that has not begun is answered with Skipped, whatever its
+    deadline. A Recall takes effect as soon as it is read, also for calls that arrived before it and still wait."""
 
     seqs: list[int]
 
 
 class Cancel(msgspec.Struct, array_like=True, tag="cancel", gc=False):
-    """Call ``seq`` of a concurrent worker is to end now: its deadline has passed, or its caller gave it up. It is
-    answered all the same, by Ended as a rule; one that has not begun is answered Skipped in its turn. With a ``nonce``
-    above 0 this is a probe as well: the event loop answers Pong as soon as it reads the message, whatever becomes of
-    the call."""
+    """Call ``seq`` of a concurrent worker is to end now: its deadline has passed, or its caller gave it up. The worker
+    still answers the call, usually with Ended; if the call has not begun, with Skipped in its turn. With a ``nonce``
+    above 0 this is a probe as well: the event loop answers Pong as soon as it reads the message, whether or not the
+    call ends."""
 
     seq: int
     nonce: int
@@ -167,7 +168,8 @@ class Cancel(msgspec.Struct, array_like=True, tag="cancel", gc=False):
 
 # --- worker to supervisor
 class LayerReport(msgspec.Struct, array_like=True, gc=False):
-    """What came of one layer of the jail. ``state`` is active, degraded, absent, waived, failed or lied."""
+    """The outcome of one layer of the jail. ``state`` is active, degraded, absent, waived, failed or lied (the kernel
+    reported success, and the test of the layer showed otherwise)."""
 
     layer: str
     state: str
@@ -203,7 +205,7 @@ class Failed(msgspec.Struct, array_like=True, tag="failed", gc=False):
 
 
 class Reply(msgspec.Struct, array_like=True, tag="reply", gc=False):
-    """The hook returned ``result``. ``cpu_ns`` is the worker's own reading, which nobody relies on."""
+    """The hook returned ``result``. ``cpu_ns`` is the worker's own reading, on which nothing relies."""
 
     seq: Number
     result: msgspec.Raw
@@ -256,8 +258,8 @@ class Ended(msgspec.Struct, array_like=True, tag="ended", gc=False):
 
 
 class Blocked(msgspec.Struct, array_like=True, tag="blocked", gc=False):
-    """The code of call ``seq`` was running when the signal PROBE_SIGNAL came. Only a hint at whose fault it is if the
-    worker does not answer the probe that the signal came with."""
+    """The code of call ``seq`` was running when PROBE_SIGNAL came. This is only a hint at which call is to blame if the
+    worker does not answer the probe with which the signal came."""
 
     seq: Number
 
@@ -315,7 +317,7 @@ class Pong(msgspec.Struct, array_like=True, tag="pong", gc=False):
 
 
 class Tested(msgspec.Struct, array_like=True, tag="tested", gc=False):
-    """What came of a bundle's tests (mode ``test``). ``arcs`` maps a path to jumps between lines. Nothing of this is
+    """The results of a bundle's tests (mode ``test``). ``arcs`` maps a path to jumps between lines. None of this is
     proof, since the code that was tested could have written it."""
 
     passed: Number

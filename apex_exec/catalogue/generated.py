@@ -20,6 +20,7 @@ from apex_exec.catalogue.limits import LIMITS, key_of
 from apex_exec.catalogue.methods import API_AT_ONCE, METHODS, PARTS, Method
 from apex_exec.catalogue.permissions import ALL as PERMISSIONS
 from apex_exec.catalogue.permissions import PREFIXES
+from apex_exec.catalogue.reference import limits_table, sdk_page
 
 PACKAGE = Path(__file__).parent.parent
 ROOT = PACKAGE.parent
@@ -31,6 +32,7 @@ PLUGIN_TYPES = PACKAGE / "npm" / "plugin" / "plugin.d.ts"
 PLUGIN_TESTING = PACKAGE / "npm" / "plugin" / "testing.js"
 NPM_PACKAGE = PACKAGE / "npm" / "plugin" / "package.json"
 HOST_PACKAGE = PACKAGE / "examples" / "host-ts" / "package.json"
+GUIDE = PACKAGE / "guide"
 LINE_MAX = 120
 MAP = PACKAGE / "catalogue" / "README.md"
 README = PACKAGE / "README.md"
@@ -43,7 +45,8 @@ def files() -> dict[Path, str]:
             PROTOCOL_TS: protocol_ts(), README: replaced(README.read_text("utf-8"), "configuration", table()),
             PLUGIN_TYPES: plugin_types(), PLUGIN_TESTING: plugin_testing(), NPM_PACKAGE: npm_package(),
             HOST_PACKAGE: host_package(),
-            MAP: catalogue_map(),
+            MAP: catalogue_map(), GUIDE / "sdk.md": sdk_page(),
+            GUIDE / "limits.md": replaced((GUIDE / "limits.md").read_text("utf-8"), "limits", limits_table()),
             WIRE_README: replaced(WIRE_README.read_text("utf-8"), "hooks", hook_table())}
 
 

@@ -63,7 +63,8 @@ class PlatformLimits(msgspec.Struct, frozen=True):
     cpu_burst_seconds: Annotated[float, Limit(
         0.001, 3600, "CPU time that may be used at once after a rest")] = 0.5
     api_calls_per_second: Annotated[int, Limit(
-        1, 1_000_000, "API calls of a plugin, a thousand at once after a rest; what is above waits, refused or not",
+        1, 1_000_000, "API calls of a plugin, refused or not, a thousand at once after a rest; what is above waits; "
+                      "effects count if they are refused, or take more than a record of each method in one call",
         "the thousand calls that one invocation may make")] = 500
 
 

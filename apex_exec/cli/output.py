@@ -51,6 +51,15 @@ def say_coloured(lines: Iterable[str]) -> None:
         raise ReaderGone from None
 
 
+def say_page(made: Callable[[bool], str]) -> None:
+    """Prints a page of our own. ``made`` gets whether the page may have ANSI colours: on a terminal, unless NO_COLOR is
+    set. Raises ReaderGone."""
+    try:
+        print(made(sys.stdout.isatty() and not os.environ.get("NO_COLOR")), end="")
+    except BrokenPipeError:
+        raise ReaderGone from None
+
+
 class Said:
     """A file that ``csv`` can write to; the text goes to stdout, cleaned."""
 
@@ -256,7 +265,7 @@ def progress(label: str, total: int = 0) -> Iterator[Callable[[str], None]]:
         sys.stderr.flush()
 
 
-STYLES = {"": "", "heading": "\x1b[7m", "warning": "\x1b[33m"}
+STYLES = {"": "", "heading": "\x1b[7m", "warning": "\x1b[33m", "chosen": "\x1b[1;44;97m"}
 """What a line of ``Screen`` may look like."""
 
 

@@ -11,13 +11,14 @@ from apex_exec.cli.root import GROUPS, app
 from apex_exec.cli.verbs import build
 
 FILES = {
-    "demo": "demo", "doctor": "daemon.doctor", "version": "version", "completion": "completion",
-    "serve": "daemon.serve", "stop": "daemon.background", "status": "daemon.status", "top": "daemon.status",
+    "help": "help", "demo": "demo", "doctor": "daemon.doctor", "version": "version", "completion": "completion",
+    "serve": "daemon.serve", "stop": "daemon.background", "status": "daemon.status", "top": "daemon.top",
     "config check": "daemon.config_check", "config init": "daemon.config_init",
     "reload": "daemon.operate", "drain": "daemon.operate",
     "undrain": "daemon.operate", "restart": "daemon.operate", "breaker": "daemon.operate", "backup": "daemon.backup",
     "restore": "daemon.backup", "invoke": "invoke", "dispatch": "invoke", "schema": "schema", "keys": "keys",
     "audit": "audit", "console": "console", "deploy": "deploy", "door": "door", "fleet": "daemon.fleet",
+    "conformance": "conformance",
     "plugin new": "plugin.new", "plugin add": "plugin.add",
     "plugin validate": "plugin.validate", "plugin test": "plugin.test",
     "plugin dev": "plugin.dev", "plugin pack": "plugin.pack", "plugin sign": "plugin.pack",
@@ -27,6 +28,7 @@ FILES = {
     "plugin deny": "plugin.approve", "plugin revoke": "plugin.approve", "plugin list": "plugin.show",
     "plugin show": "plugin.show", "plugin logs": "plugin.logs", "plugin verify": "plugin.verify",
     "plugin storage": "plugin.storage", "plugin settings": "plugin.settings", "plugin call": "plugin.call",
+    "plugin debug": "plugin.debug",
     "secrets": "daemon.secrets",
     "market submit": "market.submission", "market status": "market.submission", "market review": "market.review",
     "market approve": "market.review", "market reject": "market.review", "market publish": "market.publish",

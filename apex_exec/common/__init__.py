@@ -1,1 +1,1 @@
-"""Small mechanisms that several rooms need, each of them once. Standard library and msgspec only."""
+"""Small mechanisms that several packages need, each of them once. Standard library and msgspec only."""

@@ -1,4 +1,4 @@
-"""What a page says about figures: whether all is well and why, rates, percentiles, and calls as a line.
+"""What a page says about figures: whether all is well and why, rates, percentiles, and what was used as a line.
 
 Pure: what the daemon answered goes in, words and numbers come out.
 """
@@ -16,8 +16,8 @@ WINDOW_SECONDS = 60.0
 """Percentiles are of the calls of this time."""
 STALE_SECONDS = 30.0
 """After a longer pause the line begins anew: nobody looked meanwhile."""
-PLUGINS_MAX = 500
-"""Plugins whose last look is kept."""
+PLUGINS_MAX = 200
+"""Plugins whose latest looks are kept."""
 
 
 class Verdict(NamedTuple):
@@ -143,31 +143,69 @@ def quantile_ms(bounds: Sequence[float], counts: Sequence[int], share: float) ->
     return 1000 * bounds[-1]
 
 
-def sparkline(line: Sequence[tuple[float, float]], width: float = 300, height: float = 48) -> str:
-    """The points of an SVG polyline: time to the right, the highest value at the top; "" for fewer than two."""
+class Plot(NamedTuple):
+    """A line as the points of an SVG polyline: time to the right, ``top`` at the top. ``limit`` is the height at which
+    the limit is drawn, None if there is none; ``over``: the line was above it. The line is ``seconds`` long."""
+
+    points: str
+    top: float
+    limit: float | None
+    over: bool
+    seconds: float
+
+
+def plot(line: Sequence[tuple[float, float]], limit: float | None = None, width: float = 300,
+         height: float = 48) -> Plot | None:
+    """``line`` is (seconds ago, value), the oldest first; None for fewer than two. The plot begins at 0 and has room
+    for the limit, so that what is far from it looks far from it."""
     if len(line) < 2:
-        return ""
-    span, high = max(1.0, line[0][0]), max(1e-9, *(value for _, value in line))
-    return " ".join(f"{width * (1 - ago / span):.1f},{height - 2 - (height - 4) * value / high:.1f}"
-                    for ago, value in line)
+        return None
+    high = max(value for _, value in line)
+    span, top = max(1.0, line[0][0]), max(high, limit or 0.0)
+
+    def at(value: float) -> float:
+        return height - 2 - (height - 4) * value / max(1e-9, top)
+
+    points = " ".join(f"{width * (1 - ago / span):.1f},{at(value):.1f}" for ago, value in line)
+    return Plot(points, top, None if limit is None else round(at(limit), 1), limit is not None and high > limit, span)
 
 
-class Shares:
-    """CPU of single plugins between two looks at their pages."""
+class Use(NamedTuple):
+    """One look at a plugin: when, and what it had used by then or had then."""
+
+    at: float
+    cpu_seconds: float
+    calls: float
+    memory_mb: float
+    p99_ms: float
+
+
+class Uses:
+    """Single plugins between the looks at their pages."""
 
     def __init__(self) -> None:
-        self._looks: OrderedDict[str, tuple[float, float, float]] = OrderedDict()
+        self._looks: OrderedDict[str, deque[Use]] = OrderedDict()
 
-    def percent(self, plugin: str, cpu_seconds: float, at: float) -> float | None:
-        """Of one core, since the look before; None at the first look and after a long pause."""
-        before = self._looks.get(plugin)
-        if before is not None and at - before[0] < LOOK_SECONDS_MIN:
-            return before[2] if before[2] >= 0 else None
-        share = -1.0
-        if before is not None and at - before[0] <= STALE_SECONDS and cpu_seconds >= before[1]:
-            share = 100 * (cpu_seconds - before[1]) / (at - before[0])
-        self._looks[plugin] = at, cpu_seconds, share
+    def add(self, plugin: str, live: dict[str, Any], at: float) -> dict[str, Any]:
+        """Takes a look over. ``share`` is the CPU in percent of a core since the look before, and ``rate`` calls a
+        second; both are None at the first look and after a long pause. ``memory``, ``p99``, ``cpu`` and ``calls`` are
+        plots."""
+        looks = self._looks.setdefault(plugin, deque(maxlen=LOOKS_MAX))
         self._looks.move_to_end(plugin)
         while len(self._looks) > PLUGINS_MAX:
             self._looks.popitem(last=False)
-        return share if share >= 0 else None
+        use = Use(at, live["cpuSeconds"], live["calls"], live["memoryMb"], live["p99Ms"] or 0.0)
+        if looks and (at - looks[-1].at > STALE_SECONDS or use.cpu_seconds < looks[-1].cpu_seconds
+                      or use.calls < looks[-1].calls):
+            looks.clear()  # nobody looked for long, or the daemon was started again
+        if not looks or at - looks[-1].at >= LOOK_SECONDS_MIN:
+            looks.append(use)
+        now, limits = looks[-1].at, live["limits"]
+        pairs = [(now - later.at, earlier, later) for earlier, later in zip(looks, list(looks)[1:], strict=False)]
+        cpu = [(ago, 100 * (later.cpu_seconds - earlier.cpu_seconds) / (later.at - earlier.at))
+               for ago, earlier, later in pairs]
+        calls = [(ago, (later.calls - earlier.calls) / (later.at - earlier.at)) for ago, earlier, later in pairs]
+        return {"share": cpu[-1][1] if cpu else None, "rate": calls[-1][1] if calls else None,
+                "memory": plot([(now - one.at, one.memory_mb) for one in looks], limits["memory_mb"]),
+                "p99": plot([(now - one.at, one.p99_ms) for one in looks], limits["timeout_ms"]),
+                "cpu": plot(cpu, limits["cpu_percent"]), "calls": plot(calls)}

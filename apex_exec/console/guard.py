@@ -27,6 +27,9 @@ HEADERS = {
     "Permissions-Policy": "camera=(), geolocation=(), microphone=(), payment=(), usb=()",
     "Server": "apex-exec"}
 SAFE = ("GET", "HEAD")
+FORM_TYPE, PART_TYPE = "application/x-www-form-urlencoded", "application/octet-stream"
+PART = "/upgrade/part"
+"""How the addresses end that take a part of a file: our script sends it, and no form of any page can."""
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
@@ -65,8 +68,9 @@ class Guard:
         origins = request.headers.getall("Origin", [])
         if origins != [f"{place.scheme}://{hosts[0].lower()}"]:
             raise Stop(403, "This form was sent by a page of another site, so nothing was done.")
-        if request.content_type != "application/x-www-form-urlencoded":
-            raise Stop(415, "A form must be sent as application/x-www-form-urlencoded.")
+        wanted = PART_TYPE if request.path.endswith(PART) else FORM_TYPE
+        if request.content_type != wanted:
+            raise Stop(415, f"This must be sent as {wanted}.")
 
     def address(self, request: web.Request) -> str:
         """Who asks: the peer, or by a trusted proxy's word who asked that."""
@@ -77,7 +81,9 @@ class Guard:
 
 async def add_headers(_: web.Request, response: web.StreamResponse) -> None:
     """Puts the walls around every answer, also around errors."""
-    response.headers.update(HEADERS)
+    # a picture has a stricter policy of its own
+    policy = response.headers.get("Content-Security-Policy", HEADERS["Content-Security-Policy"])
+    response.headers.update({**HEADERS, "Content-Security-Policy": policy})
     if "Cache-Control" not in response.headers:
         response.headers["Cache-Control"] = "no-store"
 

@@ -8,6 +8,7 @@ from urllib.parse import urlencode
 from aiohttp import web
 
 from apex_exec.console.acts import Wrong, reason_of
+from apex_exec.console.pictures import picture
 from apex_exec.console.queries import whole, words
 from apex_exec.console.sessions import Note
 from apex_exec.console.web import Web, may
@@ -27,6 +28,7 @@ class MarketPages:
         routes = app.router
         routes.add_get("/market", self._offers)
         routes.add_get("/market/{id}", self._offer)
+        routes.add_get("/market/{id}/pictures/{number:[0-9]}", self._picture)
         routes.add_post("/market/{id}/{act:revoke|deprecate}", self._revoke)
         routes.add_get("/mine", self._mine)
 
@@ -50,6 +52,11 @@ class MarketPages:
         table = await self._daemon.roles_needed(session.person)
         return self._web.page(request, "offer.html", offer=offer, price=offer["prices"][-1] if offer["prices"] else {},
                               may_revoke=may(table, session.person, "market.revoke"))
+
+    async def _picture(self, request: web.Request) -> web.StreamResponse:
+        person = self._web.person(request).person
+        return picture(await self._daemon.look(person, "market.picture", plugin=request.match_info["id"],
+                                               number=int(request.match_info["number"])))
 
     async def _revoke(self, request: web.Request) -> web.StreamResponse:
         session, form = await self._web.form(request)

@@ -133,10 +133,10 @@ def bars(found: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
         owed = [month["totals"].get(currency, {}) for month in months]
         most = max(1, *(one.get("customers", 0) for one in owed))
         made[currency] = [{
-            "month": month["month"], "minor": one.get("customers", 0), "x": 4 + 24 * index,
+            "month": month["month"], "minor": one.get("customers", 0),
             "height": round(100 * max(0, one.get("customers", 0)) / most, 1),
             "kept": round(100 * max(0, one.get("platform", 0)) / most, 1)}
-            for index, (month, one) in enumerate(zip(months, owed, strict=True))]
+            for month, one in zip(months, owed, strict=True)]
     return made
 
 

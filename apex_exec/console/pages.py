@@ -11,14 +11,15 @@ from apex_exec.config import ROLES
 from apex_exec.console import statements
 from apex_exec.console.acts import ACTS, Wrong
 from apex_exec.console.daemon_link import Away, Refused
-from apex_exec.console.figures import History, Shares, sparkline, verdict
+from apex_exec.console.figures import History, Uses, plot, verdict
 from apex_exec.console.queries import whole, words
-from apex_exec.console.sessions import Note
+from apex_exec.console.sessions import Note, Person
 from apex_exec.console.web import Web, may
 
 ROWS = 50
 EVENTS = 50
 LOG_LINES = 100
+FLEET_SECONDS = 15.0
 FAILURES = 5
 SORTS = {"id": "name", "failures": "failures", "calls": "calls", "cpu": "CPU", "memory": "memory"}
 STATES = {"": "all", "enabled": "enabled", "disabled": "disabled", "quarantined": "quarantined",
@@ -40,7 +41,9 @@ class Pages:
         self._web = web_
         self._daemon = web_.daemon
         self._history = History()
-        self._shares = Shares()
+        self._uses = Uses()
+        self._fleet: tuple[float, dict[str, Any] | None] = (float("-inf"), None)
+        """When we looked at the fleet, and what was seen; None for a daemon that is in none."""
 
     def add_to(self, app: web.Application) -> None:
         """Registers every page."""
@@ -60,10 +63,22 @@ class Pages:
         by = request.query.get("by", "")
         if by not in MEASURES:
             by = next((name for name in MEASURES if now["hurting"][name]), "failures")
-        line = self._history.line()
         return self._web.page(request, "overview.html", now=now, verdict=verdict(now), rates=rates, by=by,
-                              measures=MEASURES, line=sparkline(line), hurting=now["hurting"][by],
-                              peak=max((value for _, value in line), default=0.0))
+                              measures=MEASURES, line=plot(self._history.line()),
+                              fleet=await self._nodes(session.person), hurting=now["hurting"][by])
+
+    async def _nodes(self, person: Person) -> dict[str, Any] | None:
+        """The fleet, as somebody saw it a moment ago: what each node owns takes the daemon a while."""
+        at, seen = self._fleet
+        if self._web.clock() - at > FLEET_SECONDS:
+            try:
+                seen = await self._daemon.look(person, "fleet.status")
+            except Refused as refused:
+                if refused.reason != "no_fleet":
+                    raise
+                seen = None
+            self._fleet = self._web.clock(), seen
+        return seen
 
     async def _plugins(self, request: web.Request) -> web.StreamResponse:
         session, query = self._web.person(request), request.query
@@ -99,9 +114,9 @@ class Pages:
             live = None
         lines, unread = await self._lines(request, id_)
         failures = [line for line in reversed(lines) if line["level"] == "error"][:FAILURES]
-        share = None if live is None else self._shares.percent(id_, live["cpuSeconds"], self._web.clock())
-        values: dict[str, Any] = {"id": id_, "live": live, "share": share, "lines": lines, "failures": failures,
-                                  "unread": unread}
+        plots = None if live is None else self._uses.add(id_, live, self._web.clock())
+        values: dict[str, Any] = {"id": id_, "live": live, "plots": plots, "share": plots and plots["share"],
+                                  "lines": lines, "failures": failures, "unread": unread}
         if request.headers.get("X-Fragment"):  # only what changes from second to second
             if live is None:
                 raise Away("the plugin was removed")

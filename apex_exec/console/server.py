@@ -25,9 +25,11 @@ from apex_exec.console.market_pages import MarketPages
 from apex_exec.console.money_pages import MoneyPages
 from apex_exec.console.pages import Pages
 from apex_exec.console.place import folder_of, place_of
+from apex_exec.console.plugin_pages import PluginPages
 from apex_exec.console.review_pages import ReviewPages
 from apex_exec.console.sessions import Links, Person, Sessions
 from apex_exec.console.support_pages import SupportPages
+from apex_exec.console.upgrade_pages import UpgradePages
 from apex_exec.console.web import Web
 
 if TYPE_CHECKING:
@@ -59,7 +61,7 @@ async def _serve(settings: Settings, endpoint: str, first: Person | None, ready:
     provider = _provider(settings, place.origin())
     web_ = Web(Guard(place), daemon, links, sessions, time.monotonic, provider)
     app = web_.application()
-    for pages in (Pages, ApprovalPages, ReviewPages, MarketPages, MoneyPages, SupportPages):
+    for pages in (PluginPages, UpgradePages, Pages, ApprovalPages, ReviewPages, MarketPages, MoneyPages, SupportPages):
         pages(web_).add_to(app)
 
     def address(secret: str) -> str:

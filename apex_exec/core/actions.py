@@ -1,4 +1,4 @@
-"""Everything that the pool may want done. The shell does it, in order; nothing here touches the world."""
+"""Everything that the pool may want done. The shell carries the actions out, in order; the classes here do nothing."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ class SendCall(Struct, gc=False):
 
 
 class CountStarted(Struct, gc=False):
-    """Say how many calls of its link the worker has started (CallsStarted): somebody waits for a call that it may have
-    started although nothing was heard of it."""
+    """Say how many calls of its link the worker has started; the answer is CallsStarted. The core asks if something
+    has to be decided about a call that the worker may have started without an answer so far."""
 
     worker: int
 
@@ -39,8 +39,9 @@ class RecallCalls(Struct, gc=False):
 
 
 class CancelCall(Struct, gc=False):
-    """Tell the worker to end call ``seq`` of its link, which it answers all the same. If ``nonce`` is not 0 this is a
-    probe as well: the worker's loop answers it at once, and WorkerPonged follows; WorkerBlocked may come before."""
+    """Tell the worker to end call ``seq`` of its link; the worker still answers the call. If ``nonce`` is not 0 this is
+    a probe as well: the worker's event loop answers it at once, and WorkerPonged follows; WorkerBlocked may come first.
+    """
 
     worker: int
     seq: int
@@ -55,7 +56,8 @@ class PingWorker(Struct, gc=False):
 
 
 class KillWorker(Struct, gc=False):
-    """SIGKILL through the pidfd, now. ``reason`` is one of the exit reasons of the metrics table."""
+    """Send SIGKILL through the pidfd, now. ``reason`` is one of the exit reasons of the metrics table; ``due_ns`` is
+    when the kill was due, from which its delay is measured."""
 
     worker: int
     reason: str
@@ -63,15 +65,15 @@ class KillWorker(Struct, gc=False):
 
 
 class StopWorker(Struct, gc=False):
-    """Close the idle worker's link; it leaves by itself, or is killed ``stop_grace_ns`` later."""
+    """Half-close the idle worker's link. The worker then leaves by itself, or is killed ``stop_grace_ns`` later."""
 
     worker: int
     reason: str
 
 
 class WorkerEnded(Struct, gc=False):
-    """For observers: a worker has ended, for its final reason; ``charged`` says that the breaker counted it. It is said
-    once of each worker."""
+    """For observers: a worker has ended, and ``reason`` is final; ``charged`` says that the breaker counted the end.
+    There is exactly one for each worker."""
 
     worker: int
     plugin: str
@@ -104,7 +106,7 @@ class GenerationJudged(Struct, gc=False):
 
 
 class Faulted(Struct, gc=False):
-    """For the shell: the core itself failed at what was due for ``plugin``, which is "" if it was for none."""
+    """For the shell: the core itself failed at a timer of ``plugin``, which is "" if the timer was not a plugin's."""
 
     plugin: str
     error: Exception
@@ -117,9 +119,10 @@ class ReplaceZygote(Struct, gc=False):
 
 
 class Verdict(Struct, gc=False):
-    """The one outcome of one invocation. ``code`` is "" for a result. ``worker`` is the worker that the call ran on; it
-    is 0 if none has begun it. ``cold`` says that no worker was ready when the call arrived. ``admitted`` is false of a
-    call that was refused as it came in: it leaves no record of an invocation."""
+    """The core's one decision about one invocation. ``code`` is "" for a result. ``started`` is false only if the hook
+    never ran and never will. ``worker`` is the worker whose link the call stood on; it is 0 if the call never ran.
+    ``cold`` says that no worker was ready when the call arrived. ``admitted`` is false if the call was refused as it
+    came in; such a call leaves no record of an invocation."""
 
     call: int
     plugin: str

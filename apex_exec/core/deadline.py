@@ -1,9 +1,9 @@
 """When something is next due: a heap with at most one live entry for each owner, so it does not grow with the calls.
 
 An owner (a worker, a plugin) keeps its own due times and asks to be woken at the earliest of them. It is harmless to
-wake it too early: it looks at its times and asks again. So a deadline that moves later costs nothing, and only one that
-moves earlier pushes an entry. The entries that are outdated by that are counted and swept. If all timeouts are equal,
-that is one push for each owner and timeout, and not one for each call.
+wake it too early: it looks at its times and asks again. So a due time that moves later costs nothing, and only one that
+moves earlier pushes an entry. The entries that become outdated by this are counted and swept. If all timeouts are
+equal, that is one push for each owner and timeout, and not one for each call.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ STALE_MAX = 16
 
 
 class Timed:
-    """Something that can be woken. ``armed_ns`` is when, NEVER_NS if it is not armed; ``entry`` is the number of its
-    one live entry in the heap. Only Timers writes them."""
+    """Something that can be woken. ``armed_ns`` is when it is woken, NEVER_NS if it is not armed; ``entry`` is the
+    number of its one live entry in the heap. Only Timers writes these two."""
 
     __slots__ = ("armed_ns", "entry")
 
@@ -27,9 +27,9 @@ class Timed:
 
 
 class Timers:
-    """The heap. Ties are woken in the order in which they were armed. ``wake_ns`` is when the first entry is due,
-    NEVER_NS without one. It may be too early and is never too late, so the loop reads it in every round; ``pop_due``
-    says when nothing is due, and sets it right by that."""
+    """The heap. Owners that are due at the same time are woken in the order in which they were armed. ``wake_ns`` is
+    when the first entry is due, NEVER_NS if there is none. It may be too early, because that entry is outdated, but is
+    never too late; so the loop may compare it with the clock in every round. ``pop_due`` corrects it."""
 
     __slots__ = ("_heap", "_stale", "_tie", "wake_ns")
 
@@ -43,7 +43,7 @@ class Timers:
         return len(self._heap)
 
     def arm(self, owner: Timed, due_ns: int) -> None:
-        """Wakes ``owner`` at ``due_ns`` at the latest. Does nothing if it is to be woken earlier already."""
+        """Wakes ``owner`` at ``due_ns`` at the latest. Does nothing if it will be woken earlier anyway."""
         if due_ns >= owner.armed_ns:
             return
         if owner.armed_ns != NEVER_NS:
@@ -62,7 +62,7 @@ class Timers:
             self._outdate()
 
     def next_ns(self) -> int | None:
-        """When the first is due; None if none waits."""
+        """When the first owner is due; None if no owner is armed."""
         heap = self._heap
         while heap:
             due_ns, entry, owner = heap[0]
@@ -75,7 +75,7 @@ class Timers:
         return None
 
     def pop_due(self, now_ns: int) -> Timed | None:
-        """The first owner that is due, which is armed no more; None if none is due."""
+        """Takes out the first owner that is due, and disarms it; None if none is due."""
         due_ns = self.next_ns()
         if due_ns is None or due_ns > now_ns:
             return None

@@ -1,6 +1,6 @@
-"""Everything that may happen to the pool, as far as it can know. Nothing else reaches it.
+"""Everything that may happen, as the pool sees it. Nothing else reaches the pool.
 
-The time of an event (CLOCK_MONOTONIC, nanoseconds) is given beside it, to ``Pool.step``.
+``Pool.step`` is given the time of an event (CLOCK_MONOTONIC, nanoseconds) beside the event.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from apex_exec.core.scheduler.breaker import BreakerPolicy
 
 
 class PluginSet(Struct, gc=False):
-    """A plugin was added or changed. Another digest or memory bound means another worker generation: the prepared one
-    is adopted, or one is started beside the old. Calls that are admitted from now on run on it, in order; none is
-    lost."""
+    """A plugin was added or changed. Another digest or memory bound means another worker generation: the prepared
+    generation is adopted, or a new one is started beside the old. Calls that are admitted from now on run on it, in
+    order; none is lost."""
 
     spec: PluginSpec
 
@@ -28,9 +28,9 @@ class PluginRemoved(Struct, gc=False):
 
 class InvokeRequested(Struct, gc=False):
     """One invocation, which the shell has checked against its schema. ``call`` is the shell's number for it and is
-    never used again. ``own`` marks one of the daemon's own (a canary, a smoke call): it is nobody's, so it does not
-    matter for which users the plugin is enabled. ``has_room``: ``Pool.peek`` has just found room for
-    it, and nothing has happened since."""
+    never used again. ``own`` marks a call of the daemon itself (a canary, a smoke call), for which it does not matter
+    for which users the plugin is enabled. ``has_room`` says that ``Pool.peek`` has just found room for the call, and
+    that nothing has happened since."""
 
     call: int
     plugin: str
@@ -49,8 +49,8 @@ class CancelRequested(Struct, gc=False):
 
 
 class GenerationPrepared(Struct, gc=False):
-    """A worker of ``spec`` is to be started beside the live one and to be tried with ``canary``, if there is one. What
-    came of it is reported by GenerationJudged. It serves nobody until a PluginSet with the same digest adopts it."""
+    """A worker of ``spec`` is to be started beside the live one and to be tried with ``canary``, if there is one.
+    GenerationJudged reports the outcome. The worker serves nobody until a PluginSet with the same digest adopts it."""
 
     spec: PluginSpec
     canary: InvokeRequested | None = None
@@ -71,8 +71,8 @@ class WorkerReady(Struct, gc=False):
 class WorkerAnswered(Struct, gc=False):
     """The worker answered call ``seq`` of its link. ``code`` is "" for a result, "skipped" for a call that it did not
     run, because its deadline had passed or it was recalled or cancelled, and "ended" for one that was cancelled while
-    it ran. ``cpu_ns`` is what a shared worker says that the call has used. It decides only whose turn is next among the
-    plugin's own users, so a worker that lies about it harms nobody else."""
+    it ran. ``cpu_ns`` is the CPU time of the call by the word of a shared worker. It decides only whose turn is next
+    among the plugin's own users, so a worker that lies about it harms nobody else."""
 
     worker: int
     seq: int
@@ -89,7 +89,7 @@ class WorkerPonged(Struct, gc=False):
 
 
 class WorkerBlocked(Struct, gc=False):
-    """The worker was running code of call ``seq`` when it was probed, as it says itself. It counts only if the probe is
+    """The worker says that it was running code of call ``seq`` when it was probed. This counts only if the probe is
     never answered: then the worker is killed for that call."""
 
     worker: int
@@ -112,7 +112,8 @@ class WorkerSampled(Struct, gc=False):
 
 
 class WorkerThrottled(Struct, gc=False):
-    """The governor stopped the worker or let it go on. A stopped worker cannot answer pings and need not."""
+    """The governor has stopped the worker (``throttled``), or has let it go on. A stopped worker need not answer pings.
+    """
 
     worker: int
     throttled: bool
@@ -126,7 +127,8 @@ class WorkerRanOn(Struct, gc=False):
 
 class WorkerHesitates(Struct, gc=False):
     """The governor saw that the worker could have begun its oldest call long ago, since it sleeps or has used CPU time
-    meanwhile. Only a count says whether it has: a hook that sleeps, or computes, looks the same."""
+    since then. Only a count says whether the worker has begun the call: a hook that sleeps or computes looks the same.
+    """
 
     worker: int
 
@@ -162,15 +164,16 @@ class WorkerGone(Struct, gc=False):
 
 
 class PluginFaulted(Struct, gc=False):
-    """The supervisor failed at something that it does for the plugin. The plugin is paused as it is after too many
-    ends: whether its data or a bug of ours is to blame, what failed once for it will fail again."""
+    """The supervisor failed at something that it does for the plugin. The plugin is paused, as it is after too many
+    ends of its workers: whether the plugin's data or a bug of ours is to blame, it is likely to fail again."""
 
     plugin: str
     message: str
 
 
 class ForkRefused(Struct, gc=False):
-    """The system gave no process for the worker (EAGAIN, EMFILE, ENOMEM). It never existed, and nobody is charged."""
+    """The system gave no process for the worker (EAGAIN, EMFILE, ENOMEM). The worker never existed, and nobody is
+    charged."""
 
     worker: int
 
@@ -180,7 +183,7 @@ class ZygoteLost(Struct, gc=False):
 
 
 class ZygoteUp(Struct, gc=False):
-    """A zygote takes forks again. At the beginning the pool assumes that there is one."""
+    """A zygote takes requests again. Until a ZygoteLost the pool assumes that there is one."""
 
 
 class Reconfigured(Struct, gc=False):
@@ -192,13 +195,14 @@ class Reconfigured(Struct, gc=False):
 
 
 class Tick(Struct, gc=False):
-    """Time has passed: what is due is to be done. The shell sends it when ``Pool.next_wake_ns`` has come."""
+    """Time has passed, and the timers that are due are to be handled. The shell sends this event when the time of
+    ``Pool.next_wake_ns`` has come."""
 
 
 class DrainRequested(Struct, gc=False):
     """The daemon ends: calls without a verdict at ``until_ns``, and calls that come later, are answered SHUTTING_DOWN.
-    Until then calls are taken, so that a dispatch that was taken before goes on from plugin to plugin; the shell
-    refuses new requests."""
+    Until then the pool takes calls, so that a dispatch that was admitted before goes on from plugin to plugin; the
+    shell refuses new requests of hosts."""
 
     until_ns: int
 
@@ -217,7 +221,8 @@ class WorkerWanted(Struct, gc=False):
 
 
 class BreakerReset(Struct, gc=False):
-    """An operator lets the plugin be called again: its breaker closes, its failures and its backoff are forgotten."""
+    """An operator lets the plugin be called again: its breaker closes, and its failures and its backoff are forgotten.
+    """
 
     plugin: str
 

@@ -1,8 +1,9 @@
 """CPU and memory of plugins as decisions: a bucket of CPU time per plugin, and when memory is too much. Pure.
 
-The bucket is the **plugin's**: it outlives workers, so a plugin that is killed at every deadline gets no more than one
-that is not. CPU that was used comes in as it is measured (samples, and the zygote's rusage at the end); what was
-overdrawn between two samples is a debt that is waited off, so the average is exact however coarse the samples are.
+The bucket is the **plugin's** and outlives its workers, so a plugin whose workers are killed at every deadline gets no
+more CPU than any other. CPU time is charged when it is measured (by samples, and by the zygote's rusage at a worker's
+end). What was overdrawn between two samples is a debt, and the plugin is throttled until it is made up; so the average
+is exact however coarse the samples are.
 """
 
 from __future__ import annotations
@@ -12,8 +13,8 @@ from collections.abc import Iterator
 from apex_exec.core.limits import MS_NS, SECOND_NS
 
 QUANTUM_NS = 10 * MS_NS
-"""CPU time that must have come back before a throttled plugin goes on: 100 ms of waiting at 10 %. With less it would be
-switched more often than it is sampled; more would be felt as stutter."""
+"""CPU time that must have come back before a throttled plugin goes on: 100 ms of waiting at 10 %. With less, a plugin
+would be stopped and continued more often than it is sampled; with more, users would notice a stutter."""
 WAIT_NS_MAX = 3600 * SECOND_NS
 """The longest wait for one debt, however much CPU time a worker used between two samples."""
 SHARE_MIN, SHARE_MAX = 0.001, 1000.0
@@ -27,7 +28,7 @@ IDLE_BYTES_MAX = 6 * 1024 * 1024
 
 
 class CpuBucket:
-    """``share`` CPU-seconds come in a second, up to ``burst_ns``; ``level_ns`` below zero is debt."""
+    """``share`` CPU-seconds are added each second, up to ``burst_ns``. A ``level_ns`` below zero is a debt."""
 
     __slots__ = ("_at_ns", "burst_ns", "level_ns", "share")
 
@@ -44,12 +45,12 @@ class CpuBucket:
             self._at_ns = now_ns
 
     def spend(self, cpu_ns: int, now_ns: int) -> None:
-        """Takes out what was used up to ``now_ns``, before what came in meanwhile is cut at the burst."""
+        """Takes out what was used up to ``now_ns``, and only then adds what has come in, which the burst may cut."""
         self.level_ns -= cpu_ns
         self.refill(now_ns)
 
     def wait_ns(self) -> int:
-        """How long until a quantum is there, at the present level."""
+        """How long it takes from the present level until the bucket holds a quantum."""
         lacking_ns = min(QUANTUM_NS, self.burst_ns) - self.level_ns
         return max(0, int(min(float(WAIT_NS_MAX - 1), lacking_ns / self.share)) + 1)
 
@@ -122,5 +123,5 @@ def _within(value: float, least: float, most: float) -> float:
 
 
 def memory_bytes_max(memory_mb: int, idle_bytes: int) -> int:
-    """The most that a worker's own memory may be: the plugin's, the interpreter's slack, and the idle worker itself."""
+    """The bound of a worker's own memory: the plugin's limit, the interpreter's slack, and the idle worker's size."""
     return memory_mb * 1024 * 1024 + SLACK_BYTES + min(idle_bytes, IDLE_BYTES_MAX)

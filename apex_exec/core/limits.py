@@ -1,4 +1,5 @@
-"""Every bound and grace of the scheduler, in one place. What is configurable has its key beside it; times are in ns."""
+"""Every bound and grace period of the scheduler, in one place. Configurable ones have their key beside them; times are
+in ns."""
 
 from __future__ import annotations
 
@@ -12,40 +13,41 @@ SKIP_GRACE_NS = 100 * MS_NS
 CANCEL_GRACE_NS = 250 * MS_NS
 """How long a cancelled call that has started may go on before it costs its worker."""
 PROBE_NS = 50 * MS_NS
-"""How long the loop of a worker that runs several calls has to answer a probe. It is asked if a call is past its
-deadline: a loop that turns cancels that call alone, and one that does not costs the worker. Time for which the
-governor holds the worker back does not count."""
+"""How long the event loop of a worker that runs several calls has to answer a probe, which is sent if a call is past
+its deadline. An event loop that runs cancels that call alone; one that does not answer costs the worker. Time for which
+the governor holds the worker back does not count."""
 HELD_NS_MAX = 5 * SECOND_NS
-"""How long it excuses such a worker that the governor holds it back. That is as long as a hook may run by default, so
-most of the other calls are past their own deadlines by then."""
+"""For how long at most such a worker is excused because the governor holds it back. A hook may run for as long by
+default, so most of the other calls are past their own deadlines by then."""
 RECOUNT_NS = 10 * MS_NS
-"""When we ask again for a count that was not given, if calls of a shared worker are past their deadlines."""
+"""If calls of a shared worker are past their deadlines and the count that was asked for did not come, it is asked for
+again after this time."""
 STALL_NS = 200 * MS_NS
-"""A timer that is handled this late says that the supervisor itself stood still (SIGSTOP, suspend, swap)."""
+"""If a timer is handled this late, the supervisor itself stood still (SIGSTOP, suspend, swap)."""
 STALL_GRACE_NS = 100 * MS_NS
-"""What a worker gets, once, if its deadline passed during such a stall: time for its answer to be read."""
+"""How much longer a worker gets, once, if its deadline passed during such a stall: time for its answer to be read."""
 EXPIRED_AT_ONCE = 32
-"""Queued calls that one step answers because their deadline has passed; the next step goes on. A queue that was filled
-at one moment expires at one moment, and a verdict costs the loop some 25 µs: others would feel a thousand of them."""
+"""Queued calls that one step answers because their deadline has passed; the next step goes on. Calls that came at one
+moment expire at one moment, and a verdict costs the loop some 25 µs, so a thousand at once would delay everybody."""
 KILL_SUSPECT_NS = 10 * SECOND_NS
-"""If the end of a killed worker is not reported for this long, the zygote that reports ends is taken for dead."""
+"""If the end of a killed worker is not reported for this long, the zygote that should report it is taken for dead."""
 PINGS_TOGETHER = 32
 """Pings are due at multiples of ``ping_ns`` divided by this, so that a thousand idle workers wake the loop together,
 about once a second."""
 FIRST_PING_NS = 5 * SECOND_NS
-"""How long after its last answer an idle worker is first asked for a sign of life; then each ``ping_ns``. It is as long
-as a hook may run by default, so code that sleeps on after its own answer has at most its deadline again."""
+"""How long after its last answer an idle worker is first pinged; after that it is pinged each ``ping_ns``. A hook may
+run for as long by default, so code that goes on sleeping after its own answer gets at most its deadline once more."""
 CANDIDATE_NS = 60 * SECOND_NS
 """How long a prepared generation is kept for the PluginSet that adopts it."""
 FORK_BACKOFF_MIN_NS = 10 * MS_NS
 FORK_BACKOFF_MAX_NS = SECOND_NS
-"""How long the whole pool waits after a refused fork (EAGAIN, EMFILE): twice as long each time, until a worker is
-ready."""
+"""How long the whole pool waits after a refused fork (EAGAIN, EMFILE): at first the minimum, then twice as long each
+time up to the maximum, until a worker is ready."""
 EVICT_TENURE_NS = SECOND_NS
 """How long a busy worker may keep its place while another plugin waits for one."""
 PLACE_RETRY_NS = 100 * MS_NS
-"""How often we look again at plugins that wait for a place, and at a worker that is to be recycled, if no event makes
-us do so."""
+"""How often the pool looks again at plugins that wait for a place, and at a worker that is to be recycled, if no event
+makes it look earlier."""
 
 
 class PoolLimits(Struct, frozen=True):

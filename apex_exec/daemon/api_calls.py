@@ -1,7 +1,7 @@
-"""API calls of plugins in the loop: whose they are, whether they may be, where they go, what is on record of them.
+"""API calls of plugins in the loop: whose each one is, whether it is allowed, where it goes, what is recorded of it.
 
-A call carries nothing that is trusted. It names a call on its link that has begun and was not answered, and plugin,
-user, grants and deadline come from there. One in the name of a call that was answered is a leftover of an earlier
+Nothing in an API call is trusted. It names a call on its link that has begun and was not answered; plugin, user, grants
+and deadline are taken from that call. An API call in the name of a call that was answered is a leftover of an earlier
 user's task and refused; any other is a violation. Nothing here waits: effects are answered at once, everything else
 when the gateway, or the host, has answered.
 """
@@ -51,21 +51,21 @@ if TYPE_CHECKING:
 CALLS_ABUSE = 4 * CALLS_MAX
 """Kill a plugin that keeps calling after this many refusals: that is abuse, not a bug."""
 STRAYS_MAX = 1000
-"""How many late API calls, from background tasks of an already answered call, we tolerate while another call runs."""
+"""How many API calls in the name of calls that were answered before we tolerate while another call runs."""
 BYTES_MAX = 16 * 1024 * 1024
 """Parameters and results of one invocation, in all."""
 FREE_CONTAINERS = CONTAINERS_MAX // CALLS_MAX
-"""Parameters that can have no more lists and maps than this are not looked at closer."""
+"""Parameters that are too short to have more lists and maps than this are not counted."""
 
 
 def event_of(method: str) -> str:
-    """The type of its audit event; of a method that there is not, too."""
+    """The type of the audit event for an API call of ``method``, even if there is no such method."""
     known = methods.METHODS.get(method)
     return known.event if known is not None else "plugin.api"
 
 
 def is_write(method: str) -> bool:
-    """Whether its record comes with the write itself, by way of the outbox."""
+    """Whether ``method`` is a write, whose record comes with the write itself, by way of the outbox."""
     known = methods.METHODS.get(method)
     return known is not None and known.is_write
 
@@ -149,32 +149,35 @@ class ApiCalls:
         self._decide(asked, running, message, request.deadline_ns)
 
     def effects(self, link: WorkerLink, message: inner.Effects, now_ns: int) -> None:
-        """Decides on effects, which nobody waits for. The first that is refused here, and was not in place, fails the
-        hook: its code is kept with the link until the hook's answer, which is in the same write as a rule."""
+        """Decides on effects, which get no answer. The first effect that is refused here, and that the worker had not
+        refused itself, fails the hook: its code is kept with the link until the hook's answer, which usually arrives
+        in the same write."""
         count = sum(effect.count for effect in message.tries)
         if count > CALLS_ABUSE:  # before it is paced: a number is free, and would hold the plugin's links for years
             self._violated(link, "effects without end, or too much of them at once", now_ns)
             return
-        self._pace(link, now_ns, count)
         found = self._running_on(link, message.seq, now_ns)
         if found is None:
+            self._pace(link, now_ns, count)
             return
         running, request = found
         if running.calls + count > CALLS_ABUSE or (len(message.tries) > 1 and sum(
                 len(effect.body) for effect in message.tries) > TRIES_AT_ONCE_BYTES):
             self._violated(link, "effects without end, or too much of them at once", now_ns)
             return
-        spec = self._spec(request.plugin, link)
+        spec, before = self._spec(request.plugin, link), running.paced
         failed = self._effects.decide(running, spec, message.tries, now_ns,
                                       is_known=self._pool.spec(request.plugin) is not None)
+        if running.paced > before:
+            self._pace(link, now_ns, running.paced - before)
         if isinstance(failed, str):
             self._violated(link, failed, now_ns)
         elif failed is not None:
             link.refused.setdefault(message.seq, failed)
 
     def _running_on(self, link: WorkerLink, seq: int, now_ns: int) -> tuple[Running, ev.InvokeRequested] | None:
-        """The call that runs as ``seq``, and what it has asked for; None if it was answered, or is none of the link's:
-        that is a violation."""
+        """The call that runs as ``seq``, and its API calls so far. None if it was answered, or if the link has no such
+        call, which is a violation."""
         state, request = self._pool.on_link(link.worker, seq)
         if state == "never":
             self._violated(link, "an API call for a hook that does not run", now_ns)
@@ -195,8 +198,8 @@ class ApiCalls:
         return running, request
 
     def give_up(self, link: WorkerLink, message: inner.ApiCancel, now_ns: int) -> None:
-        """Ends a call that its hook waits for no longer: at the gateway, or at the host. One that was answered
-        meanwhile, or whose hook was, needs no end."""
+        """Ends an API call for which its hook does not wait any more, at the gateway or at the host. Does nothing if
+        the API call, or its hook's call, was answered meanwhile."""
         self._pace(link, now_ns, 1)
         _, request = self._pool.on_link(link.worker, message.seq)
         if request is None:
@@ -207,8 +210,10 @@ class ApiCalls:
             self._abandon(asked, "cancelled", "the hook waits for this call no longer")
 
     def _pace(self, link: WorkerLink, now_ns: int, count: int) -> None:
-        """Counts API calls and effects, refused or not, honest or not. Above its rate the plugin's links are not read
-        until it is kept again: the calls wait there, and what waits behind them is the plugin's own."""
+        """Counts API calls, refused or not, honest or not, and those effects that cost the ledger more than the
+        invocation itself (``effect_decisions``). If a plugin makes more than its rate allows,
+        its links are not read for a while: the API calls wait there, and only this plugin's messages wait behind
+        them."""
         plugin = link.spec.id
         pace = self._paces.get(plugin)
         if pace is None:
@@ -268,7 +273,7 @@ class ApiCalls:
             self._call_gateway(asked, known, spec, message, deadline_ns)
 
     def _effect(self, asked: Asked, running: Running, params: bytes) -> None:
-        """Collects an effect that came as an API call. What was tried counts, taken or not, before it is decoded."""
+        """Collects an effect that came as an API call. It counts before it is decoded, whether it is taken or not."""
         try:
             running.effects.tally.tried(len(params))
             request = cast("methods.RenderWidget | methods.Emit", methods.decode(asked.method, params))
@@ -284,7 +289,8 @@ class ApiCalls:
             self._done(asked, bytes(inner.NIL), {})
 
     def _spec(self, plugin: str, link: WorkerLink) -> PluginSpec:
-        """The grants in force: as they are now for the code that runs, so that a revocation counts at once."""
+        """The spec with the permissions that are in force now for the code that runs, so that a revocation takes effect
+        at once."""
         now = self._pool.spec(plugin)
         spec = link.spec
         return now if now is not None and now.digest == spec.digest else spec
@@ -308,13 +314,13 @@ class ApiCalls:
             self._refuse(asked, known.away, "the gateway is being started")
 
     def _time_of(self, asked: Asked, deadline_ns: int) -> int:
-        """How many nanoseconds the gateway or the host may take for the call. ``expire`` answers it afterwards."""
+        """How many nanoseconds the gateway or the host may take for the API call. ``_expire`` answers it after that."""
         left_ns = deadline_ns - asked.begun_ns
         self.duty.due_ns = min(self.duty.due_ns, self._running[asked.call].last_word_ns)
         return left_ns - min(MARGIN_NS, left_ns // 5)
 
     def _expire(self, now_ns: int) -> bool:
-        """Answers calls that a gateway or a host has not answered in time."""
+        """Answers API calls that the gateway or a host has not answered in time."""
         self.duty.due_ns = self._hosts.expire(now_ns) or NEVER_NS
         for running in list(self._running.values()):
             if not running.open:
@@ -327,8 +333,8 @@ class ApiCalls:
         return False
 
     def _window(self, spec: PluginSpec) -> SharedWindow:
-        """The requests a minute of the plugin, at the limit of the version that serves: a canary's own would make the
-        window forget what that version has asked for."""
+        """The window that counts the plugin's requests a minute. It has the limit of the version that serves, since a
+        canary's limit would make the window forget what that version has asked for."""
         limit = (self._pool.spec(spec.id) or spec).limits.network_per_minute
         window = self._windows.get(spec.id)
         if window is None:
@@ -337,7 +343,7 @@ class ApiCalls:
         return window
 
     def _rate(self, asked: Asked, spec: PluginSpec) -> tuple[int, str]:
-        """Counts one request. Returns how many milliseconds to wait, 0 if it may be made now, and why."""
+        """Counts one request. Returns how many milliseconds the plugin must wait, and why; 0 if it need not."""
         now_ns = time.monotonic_ns()
         if self.closed_ns is not None and (wait_ns := self.closed_ns(asked.plugin, now_ns)):
             self._metrics.inc("rate_limited_total", (asked.plugin, "network"))
@@ -365,11 +371,11 @@ class ApiCalls:
 
     # ------------------------------------------------------------------ answers
     def _done(self, asked: Asked, value: bytes, facts: dict[str, Any], *, recorded: bool = False) -> None:
-        """The call has its result. ``recorded``: its event comes by way of the outbox."""
+        """The API call has its result. ``recorded`` says that its record comes by way of the outbox."""
         running = self._running.get(asked.call)
         if running is not None:
             running.bytes += len(value)
-            if running.bytes > BYTES_MAX and not recorded:  # a write is done, and its answer says so
+            if running.bytes > BYTES_MAX and not recorded:  # a write has been done, so its answer must say so
                 self._refuse(asked, "too_large", f"the results of one invocation have at most {BYTES_MAX} bytes; "
                                                 "the call was made")
                 return
@@ -380,7 +386,7 @@ class ApiCalls:
 
     def _refuse(self, asked: Asked, code: str, message: str, retry_after_ms: int = 0, *, event: str = "",
                 result: str = "failure", permission: str = "") -> None:
-        """The call has failed, or was refused, with one of the API's codes."""
+        """The API call has failed, or was refused, with one of the API's codes."""
         self._close(asked, code)
         running = self._running.get(asked.call)
         if running is not None and not running.refuse(asked.method, code):
@@ -397,7 +403,7 @@ class ApiCalls:
         self._answer(asked.link, asked.api_id, code, message, retry_after_ms)
 
     def _close(self, asked: Asked, outcome: str) -> None:
-        """Forgets and counts it."""
+        """Forgets the API call, and counts it by its outcome."""
         self._asked.pop(asked.number, None)
         running = self._running.get(asked.call)
         if running is not None:
@@ -470,7 +476,7 @@ class ApiCalls:
             self._refuse(asked, code, text)
 
     def _failed_late(self, asked: Asked, code: str) -> None:
-        """A write failed whose invocation had ended before: only its record was still open."""
+        """A write failed after its invocation had ended: only the record of the write was still open."""
         self._asked.pop(asked.number, None)
         self._record(asked, event_of(asked.method), "failure", {"code": code})
 
@@ -480,7 +486,8 @@ class ApiCalls:
             self._tell(messages.Pass(asked.number, self._rate(asked, self._spec(asked.plugin, asked.link))[0]))
 
     def _outgoing(self, written: messages.Written) -> None:
-        """A write is committed in the platform's database; once it is so in the ledger, it may leave the outbox."""
+        """A write is committed in the platform's database. Once its record is committed in the ledger, the write may
+        leave the outbox."""
         index = self._audit.record(AuditRecord(
             written.timestamp_ns, written.event_type, written.user_id, written.plugin, written.action, "success",
             written.metadata, written.record_id))
@@ -491,11 +498,11 @@ class ApiCalls:
         self._audit.when_committed(index, recorded)
 
     def _gateway_up(self) -> None:
-        """The gateway is there, or there again."""
+        """The gateway runs, for the first time or again."""
         self._metrics.health["gateway"] = ""
 
     def _gateway_down(self) -> None:
-        """The gateway died: nobody will answer what it was asked."""
+        """The gateway died, and will not answer the API calls that it was given."""
         self._metrics.health["gateway"] = "the gateway process died and is being restarted"
         self._tenants.lost()
         for asked in list(self._asked.values()):
@@ -514,8 +521,8 @@ class ApiCalls:
         return running is not None and code in running.refused
 
     def invocation_ended(self, call: int) -> list[Any]:
-        """The invocation has its verdict: what it asked the platform to do, in order, is given, and what is in flight
-        for it is cancelled, at the gateway and at the host."""
+        """The invocation has its verdict. Returns its effects, in order, and cancels its API calls that are under way,
+        at the gateway and at the host."""
         running = self._running.pop(call, None)
         if running is None:
             return []
@@ -527,7 +534,7 @@ class ApiCalls:
         return running.effects.items
 
     def _abandon(self, asked: Asked, code: str, message: str) -> None:
-        """Answers a call that the gateway or a host still works on, and has the work stopped."""
+        """Answers an API call that the gateway or a host still works on, and has that work stopped."""
         if asked.host_call:
             was_asked = self._hosts.forget(asked.host_call, is_late=code == "deadline_exceeded")
             if not was_asked and code == "deadline_exceeded":
@@ -548,8 +555,8 @@ class ApiCalls:
         return self._hosts.provide(peer, methods)
 
     def host_reply(self, peer: Peer, reply: msg.HostReply) -> None:
-        """``peer`` answers a hostCall, or says it does. What the plugin has asked for is its to pay: to look through
-        the largest answer takes milliseconds."""
+        """``peer`` answers a hostCall, or claims to. Looking through the largest answer takes milliseconds, which are
+        charged to the plugin that made the API call."""
         begun_ns = time.thread_time_ns()
         plugin = self._hosts.host_reply(peer, reply)
         if plugin:
@@ -567,16 +574,16 @@ class ApiCalls:
     # ------------------------------------------------------------------ the fleet's
     @property
     def host_methods(self) -> HostMethods:
-        """Who provides which host method: the other nodes of a fleet hear of it, and ask."""
+        """Which host provides which method; the other nodes of a fleet learn of it and call it here."""
         return self._hosts
 
     def hand_over(self, plugins: set[str], now_ns: int) -> dict[str, list[tuple[int, str]]]:
-        """What the windows of ``plugins`` have counted, which are forgotten: another node counts from now on."""
+        """Removes the windows of ``plugins`` and returns what they have counted: another node counts from now on."""
         found = {plugin: self._windows.pop(plugin).handed_over(now_ns) for plugin in plugins & self._windows.keys()}
         return {plugin: tries for plugin, tries in found.items() if tries}
 
     def adopt(self, plugin: str, tries: list[tuple[int, str]], now_ns: int) -> None:
-        """Counts on where another node has stopped."""
+        """Continues the count of another node."""
         spec = self._pool.spec(plugin)
         if spec is not None:
             self._window(spec).adopt(tries, now_ns)

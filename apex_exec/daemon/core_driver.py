@@ -1,7 +1,7 @@
-"""The way into the core and out of it: an event goes in, and each action that comes out is carried out.
+"""The way into the core and out of it: gives the core an event, and carries out each action that comes back.
 
-The core is pure, so whatever it decides is done here. An action that fails costs the plugin that it was for, never the
-actions after it, and a call whose verdict could not be delivered is answered all the same.
+The core is pure, so whatever it decides is done here. If an action fails, the plugin that it was for is quarantined,
+and the actions after it are still carried out. If a verdict could not be delivered, its call is answered INTERNAL.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 
 
 class CoreDriver:
-    """Made before the parts that carry actions out, since each of them is given ``step``. ``connect`` names these parts
-    once they exist; the first action before that is an AttributeError."""
+    """This object is made before the parts that carry actions out, since each of them is given ``step``. ``connect``
+    names these parts once they exist; an action before that raises AttributeError."""
 
     def __init__(self, pool: Pool, guard: Guard, metrics: Metrics, logs: Logs) -> None:
         self._pool = pool
@@ -44,7 +44,7 @@ class CoreDriver:
         self._judged = judged
 
     def step(self, event: ev.Event, now_ns: int) -> None:
-        """Gives ``event`` to the core and does what it decides."""
+        """Gives ``event`` to the core and carries out what the core decides. Never raises for an action."""
         for action in self._pool.step(event, now_ns):
             kind = type(action)
             try:
@@ -54,11 +54,11 @@ class CoreDriver:
                     self._verdicts.verdict(action)  # type: ignore[arg-type]  # narrowed by `kind`
                 else:
                     self._act(action, now_ns)
-            except Exception as error:  # the actions after it are as due as they were
+            except Exception as error:  # the actions after it must still be carried out
                 self._failed(action, error)
 
     def refuse_work(self) -> None:
-        """The ledger takes no record: what has not begun would run without one."""
+        """The ledger takes no record: calls that have not begun must not begin, since they would have none."""
         self.step(ev.WorkRefused("AUDIT_UNAVAILABLE", "the audit ledger cannot take a record; nothing was run"),
                   time.monotonic_ns())
 
@@ -67,7 +67,7 @@ class CoreDriver:
         self.step(ev.WorkAdmitted(), time.monotonic_ns())
 
     def _act(self, action: act.Action, now_ns: int) -> None:
-        """Carries out what is decided less often."""
+        """Carries out the less frequent actions."""
         workers = self._workers
         if isinstance(action, act.StartWorker):
             workers.start(action, now_ns)
@@ -116,7 +116,7 @@ class CoreDriver:
                           {"state": "open", "scope": "user", "hook": action.hook})
 
     def _failed(self, action: act.Action, error: Exception) -> None:
-        """The plugin that the action was for has a fault."""
+        """An action has failed: reports it to the guard, with the plugin that the action was for."""
         plugin = getattr(action, "plugin", "")
         if isinstance(action, act.StartWorker):
             plugin = action.spec.id
@@ -128,13 +128,13 @@ class CoreDriver:
             self._verdicts.untold(action)
 
     def quarantine(self, now_ns: int) -> None:
-        """Pauses the plugins that a duty has failed for since the last call."""
+        """Pauses the plugins for which a duty has failed since this was last called."""
         faulty = self._guard.faulty
         self._guard.faulty = {}
         for plugin, why in faulty.items():
             self._audit.event("security.anomaly", "", plugin, "fault", "success", {"why": why})
             try:
                 self.step(ev.PluginFaulted(plugin, why), now_ns)
-            except Exception as error:  # then its workers at least end
+            except Exception as error:  # its workers are killed at least
                 self._guard.failed("quarantine", error)
                 self._workers.kill_plugin(plugin)

@@ -1,4 +1,4 @@
-"""What the loop does at certain times beside its traffic: one list, in which each duty says when it is due."""
+"""What the loop does at certain times beside its traffic: a list of duties, each of which says when it is due."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 
 
 class Duty:
-    """``run(now_ns)`` does a bounded part of the duty, sets ``due_ns`` and returns True if more can be done at once.
-    ``name`` is what a failure is called in the log and in ``duty_failures_total``."""
+    """``run(now_ns)`` does a bounded part of the duty, sets ``due_ns``, and returns True if more can be done at once.
+    The log and ``duty_failures_total`` name a failure by ``name``."""
 
     __slots__ = ("_due_ns", "agenda", "name", "run")
 
@@ -39,8 +39,8 @@ class Duty:
 
 
 class Agenda:
-    """The duties in their order, and ``soonest_ns``, before which none of them is due: the loop compares two numbers in
-    a round in which no duty is due, however many there are. ``failed(name, error)`` is the guard's."""
+    """The duties in their order. None of them is due before ``soonest_ns``, so the loop only compares two numbers in a
+    turn in which no duty is due, however many there are. ``failed(name, error)`` is the guard's."""
 
     def __init__(self, duties: Iterable[Duty], failed: Callable[[str, Exception], None]) -> None:
         self.soonest_ns = 0
@@ -50,7 +50,7 @@ class Agenda:
             duty.agenda = self
 
     def run(self, now_ns: int) -> bool:
-        """Runs what is due; True if more can be done at once. An exception costs the duty that raised it."""
+        """Runs the duties that are due; True if more can be done at once. If a duty raises, the others still run."""
         busy = False
         for duty in self._duties:
             if now_ns >= duty.due_ns:
@@ -63,10 +63,10 @@ class Agenda:
 
 
 class Monitoring(Duty):
-    """The duty of looking at the workers' CPU and memory (``resource_monitor``): its whole cadence is here.
+    """The duty of looking at the workers' CPU and memory (``resource_monitor``). Only this class decides when.
 
-    After a failure that concerns no single plugin it is tried again a second later. If no worker was busy at the last
-    look the next one is far; ``wake`` has it come soon.
+    After a failure that concerns no single plugin, the next look is a second later. If no worker was busy at the last
+    look, the next one is seconds away; ``wake`` brings it forward.
     """
 
     __slots__ = ("_governing", "_workers", "rests")
@@ -74,7 +74,7 @@ class Monitoring(Duty):
     def __init__(self, governing: Governing, workers: LocalExecutor) -> None:
         super().__init__("governing", 0, self._look)
         self.rests = False
-        """True if no worker was busy at the last look: a call that is sent now needs a look soon."""
+        """True if no worker was busy at the last look; ``wake`` is then called when a worker is sent a call."""
         self._governing = governing
         self._workers = workers
 
@@ -83,7 +83,7 @@ class Monitoring(Duty):
         self.due_ns = now_ns + SECOND_NS
         self.due_ns = self._governing.tick(now_ns)
         self.rests = self._governing.rests
-        if not self._governing.halfway:  # as rarely as before, so that a spare does not compete with a cold call
+        if not self._governing.halfway:  # once for each look, so that forks of spares seldom compete with a cold call
             self._workers.refill(now_ns)
         return False
 

@@ -2,6 +2,11 @@
 
 A worker has held the same rules against them, as a courtesy: then the hook knows of a refusal already, and the try only
 has to be counted. What a worker says is believed in one thing alone, that a try was refused; it gains nothing by that.
+
+Effects that are taken one after the other share a record for each method, which says how many they are. What must not
+grow without end is what the ledger keeps, and the loop's time, which is charged where a link is read. So the first
+record of a method is the invocation's own, for which a host has asked, and every other one, like every refusal, counts
+against the plugin's rate of API calls.
 """
 
 from __future__ import annotations
@@ -41,13 +46,19 @@ class EffectDecisions:
         """Takes or refuses each of ``tries``, counts it and records it. ``is_known``: the plugin is still served.
 
         Returns the first refusal of which the hook does not know, (code, method, message); None if there is none; or,
-        as text, why the worker has broken the protocol.
+        as text, why the worker has broken the protocol. ``running.paced`` grows by what counts against the rate.
         """
+        taken: dict[str, int] = {}  # by method: without a record yet
+        try:
+            return self._decide(running, spec, tries, taken, now_ns, is_known=is_known)
+        finally:
+            self._record_taken(running, taken, now_ns, is_known=is_known)
+
+    def _decide(self, running: Running, spec: PluginSpec, tries: Sequence[inner.Effect], taken: dict[str, int],
+                now_ns: int, *, is_known: bool) -> Refused | str | None:
         allowed: dict[str, Allowed | Denied] = {}
         failed: Refused | None = None
         unrecorded = None if self._audit.admits(now_ns) else ("audit_unavailable", self._audit.reason)
-        plugin, event, inc = running.plugin, self._audit.event, self._metrics.inc
-        observe = self._metrics.observe
         for effect in tries:
             method, code = effect.method, effect.code
             running.calls += effect.count
@@ -59,22 +70,35 @@ class EffectDecisions:
             if code:
                 if code not in IN_PLACE:
                     return "a refusal that no worker gives"
-                self._refused(running, verdict, method, code, effect.count)
+                count = effect.count
             elif (found := unrecorded or self._fault(running, verdict, effect, spec)) is not None:
                 code = found[0]
                 failed = failed or (code, method, found[1])
-                self._refused(running, verdict, method, code, 1)
+                count = 1
             else:
-                took_ns = _clock_ns() - now_ns
-                event("plugin.api", running.user_id, plugin, method, "success",
-                      {"durationMs": round(took_ns / 1e6, 3)})
-                if is_known:
-                    inc("api_calls_total", (plugin, method, "ok"))
-                    observe("api_call_duration_seconds", (method,), took_ns / 1e9)
+                taken[method] = taken.get(method, 0) + 1
                 continue
+            self._record_taken(running, taken, now_ns, is_known=is_known)  # records stand in the order of the tries
+            self._refused(running, verdict, method, code, count)
             if is_known:
-                inc("api_calls_total", (plugin, method, code), effect.count)
+                self._metrics.inc("api_calls_total", (running.plugin, method, code), count)
         return failed
+
+    def _record_taken(self, running: Running, taken: dict[str, int], now_ns: int, *, is_known: bool) -> None:
+        """Counts and records what was ``taken`` since the latest record, and empties it."""
+        for method, count in taken.items():
+            took_ns = (_clock_ns() - now_ns) // count
+            facts: dict[str, Any] = {"durationMs": round(took_ns / 1e6, 3)}
+            if count > 1:
+                facts["effects"] = count
+            self._audit.event("plugin.api", running.user_id, running.plugin, method, "success", facts)
+            if method in running.recorded:
+                running.paced += 1
+            running.recorded.add(method)
+            if is_known:
+                self._metrics.inc("api_calls_total", (running.plugin, method, "ok"), count)
+                self._metrics.observe("api_call_duration_seconds", (method,), took_ns / 1e9, count)
+        taken.clear()
 
     def _fault(self, running: Running, verdict: Allowed | Denied, effect: inner.Effect,
                spec: PluginSpec) -> tuple[str, str] | None:
@@ -96,6 +120,7 @@ class EffectDecisions:
 
     def _refused(self, running: Running, verdict: Allowed | Denied, method: str, code: str, count: int) -> None:
         """Records refusals. A worker's own word that a permission is missing counts only if it is."""
+        running.paced += count
         facts: dict[str, Any] = {"code": code}
         event_type, result = "plugin.api", "failure"
         if code != "permission_denied":

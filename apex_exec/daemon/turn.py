@@ -1,9 +1,10 @@
-"""One round of the loop, in the order in which it is done: what is ready leaves, duties, traffic, timers, the outcome.
+"""One turn of the loop, in the order in which it is done: write, duties, read, timers, write again.
 
-What is ready to go leaves first, so that no answer waits for what is taken in after it. Then come the duties whose time
-has come; whatever they bring about leaves at the end of the same round. Connections and links are read in bounded
-parts, so that a round takes milliseconds at most. No exception leaves a round: it costs the duty, or the
-plugin, that it concerns.
+Messages that are queued are written first, so that no answer waits for what is read after it. Then the duties that are
+due are run, connections and parked links are read, and the core's timers are handled; what all this has queued is
+written at the end of the same turn. (A link that is not parked is read between two turns, by its handler in epoll.)
+Connections and links are read in bounded parts, so that a turn takes milliseconds at most. No exception leaves a turn:
+it costs the duty, or the plugin, that it concerns.
 """
 
 from __future__ import annotations
@@ -33,14 +34,14 @@ _clock_ns = time.monotonic_ns
 FAR_NS = 3600 * 1000 * MS_NS
 CORES = len(os.sched_getaffinity(0))
 SPIN_BELOW = CORES if CORES > 1 else 0
-"""Busy-poll only while fewer workers than this are busy, and while the gateway has nothing to do: then a core is likely
-to be idle. A loop that polls while a query runs keeps the core that the gateway and the database need: of a point query
-on SQLite it was most of the supervisor's CPU time."""
+"""Busy-poll only while fewer workers than this are busy and the gateway has nothing to do: then a core is likely to be
+idle. A loop that busy-polls while a query runs takes the core that the gateway and the database need; during point
+queries on SQLite, that was most of the supervisor's CPU time."""
 
 
 class Turn:
     """``duties`` are run in their order when they are due; ``monitoring`` is one of them. ``admin`` serves operators
-    after them, in a bounded part of each round."""
+    after the duties, in a bounded part of each turn."""
 
     def __init__(self, *, loop: Loop, guard: Guard, pool: Pool, driver: CoreDriver, workers: LocalExecutor,
                  peers: Connections, requests: Requests, api: ApiCalls, audit: Trail, supervisor: Supervisor,
@@ -61,12 +62,12 @@ class Turn:
         self._admin_peers = admin.peers
 
     def run(self) -> int:  # noqa: C901, PLR0912 - a round in its order; cut up it would cost each call more
-        """One round. When the next is due (CLOCK_MONOTONIC ns; 0: now)."""
+        """Does one turn. Returns when the next is due (CLOCK_MONOTONIC ns; 0 for at once)."""
         now_ns = _clock_ns()
         guard, workers, peers, agenda, timers = self._guard, self._workers, self._peers, self._agenda, self._timers
         if guard.faulty:
             self._driver.quarantine(now_ns)
-        if workers.dirty:  # calls that came about since the last round do not wait for what is taken in now
+        if workers.dirty:  # calls that were queued since the last turn do not wait for what is read now
             workers.flush()
         busy = False
         if peers.unsent:
@@ -103,7 +104,7 @@ class Turn:
             self._flush()
         if self._supervisor.drain_until_ns and self._supervisor.drained(now_ns):
             self._loop.stop()
-        if busy or guard.faulty or admin_peers.unread or admin_peers.unsent:  # who is to be quarantined is so at once
+        if busy or guard.faulty or admin_peers.unread or admin_peers.unsent:  # a faulty plugin is quarantined at once
             return 0
         self._loop.core_free = len(workers.busy) < SPIN_BELOW and not self._api.at_gateway
         wake_ns, due_ns = timers.wake_ns, agenda.soonest_ns

@@ -56,7 +56,7 @@ class AnswersKept:
         self._bytes_max = bytes_max
         self._clock = clock
         self._loop = asyncio.get_running_loop()
-        self._wanted: list[tuple[Callable[[], Any], asyncio.Future[Any]]] = []
+        self._wanted: list[_Work] = []
         self._news = threading.Condition()
         self._over = False
         self._bytes = 0
@@ -85,15 +85,15 @@ class AnswersKept:
 
     async def finish(self, caller: str, key: str, status: int, body: bytes) -> None:
         """Writes the answer down. Raises Unusable."""
-        await self._do(lambda: self._finish(caller, key, status, body))
+        await self._do(lambda: self._finish(caller, key, status, body), ends_call_of=caller)
 
     async def forget(self, caller: str, key: str) -> None:
         """Removes a key whose call has not run: the same request may be sent again. Raises Unusable."""
-        await self._do(lambda: self._forget(caller, key))
+        await self._do(lambda: self._remove(caller, key, 0), ends_call_of=caller)
 
     async def leave(self, caller: str) -> None:
         """The outcome of a call that was begun will not be known: its key stays without an answer."""
-        await self._do(lambda: self._count(caller, -RESERVED_BYTES))
+        await self._do(_nothing, ends_call_of=caller)
 
     def close(self) -> None:
         """Ends the thread once it has written what it was given. Blocks for a moment."""
@@ -123,11 +123,7 @@ class AnswersKept:
     def _finish(self, caller: str, key: str, status: int, body: bytes) -> None:
         self._db.execute("UPDATE calls SET status = ?, body = ? WHERE caller = ? AND key = ?",
                          (status, body, caller, key))
-        self._count(caller, len(body) - RESERVED_BYTES)
-
-    def _forget(self, caller: str, key: str) -> None:
-        self._remove(caller, key, 0)
-        self._count(caller, -RESERVED_BYTES)
+        self._count(caller, len(body))
 
     def _remove(self, caller: str, key: str, size: int) -> None:
         self._db.execute("DELETE FROM calls WHERE caller = ? AND key = ?", (caller, key))
@@ -152,12 +148,12 @@ class AnswersKept:
         for row in old:
             self._remove(*row)
 
-    async def _do(self, work: Callable[[], Any]) -> Any:
+    async def _do(self, work: Callable[[], Any], *, ends_call_of: str = "") -> Any:
         done: asyncio.Future[Any] = self._loop.create_future()
         with self._news:
             if self._over:
                 raise Unusable("the door is ending")
-            self._wanted.append((work, done))
+            self._wanted.append(_Work(work, done, ends_call_of))
             self._news.notify()
         return await asyncio.shield(done)
 
@@ -173,7 +169,7 @@ class AnswersKept:
             found: list[Any] = []
             try:
                 self._db.execute("BEGIN IMMEDIATE")
-                found = [self._one(work) for work, _ in batch]
+                found = [self._one(one.work) for one in batch]
                 self._db.execute("COMMIT")
             except sqlite3.Error as error:
                 for caller, size in self._counted[:]:
@@ -181,13 +177,30 @@ class AnswersKept:
                 found = [Unusable(str(error))] * len(batch)
                 if self._db.in_transaction:
                     self._db.execute("ROLLBACK")
-            self._loop.call_soon_threadsafe(_tell, [done for _, done in batch], found)
+            # A call that has ended holds no room any more, whether or not that could be written down.
+            for one in batch:
+                if one.ends_call_of:
+                    self._count(one.ends_call_of, -RESERVED_BYTES)
+            self._loop.call_soon_threadsafe(_tell, [one.done for one in batch], found)
 
     def _one(self, work: Callable[[], Any]) -> Any:
         try:
             return work()
         except Full as error:
             return error
+
+
+class _Work(NamedTuple):
+    """What the thread is to do for ``done``. ``ends_call_of``: the caller whose call, begun by ``begin``, is over by
+    it; "" if none is."""
+
+    work: Callable[[], Any]
+    done: asyncio.Future[Any]
+    ends_call_of: str
+
+
+def _nothing() -> None:
+    """The row stays as it is."""
 
 
 def _tell(waiting: list[asyncio.Future[Any]], found: list[Any]) -> None:

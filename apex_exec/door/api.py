@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
+import time
 import zlib
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 
 import msgspec
@@ -89,7 +90,7 @@ class Api:
     async def _invoke(self, request: BaseRequest) -> web.StreamResponse:
         caller = await self._identity.of(request)
         caller.need(INVOKE)
-        body = bodies.checked(await self._body(request), bodies.InvokeBody)
+        body = bodies.checked(await self._body(request, caller), bodies.InvokeBody)
         caller.check_plugin(body.plugin)
         return await self._run(request, caller, body, {"type": "invoke", "plugin": body.plugin})
 
@@ -100,7 +101,7 @@ class Api:
             raise Problem(Code.FORBIDDEN, "a dispatch reaches every plugin, and this token is limited to some; use a "
                                           "token without `plugins`",
                           reason="plugin_not_in_token")
-        body = bodies.checked(await self._body(request), bodies.DispatchBody)
+        body = bodies.checked(await self._body(request, caller), bodies.DispatchBody)
         return await self._run(request, caller, body, {"type": "dispatch"})
 
     async def _run(self, request: BaseRequest, caller: Caller, body: Any, head: dict[str, Any]) -> web.StreamResponse:
@@ -118,7 +119,17 @@ class Api:
             answer = await self._calls.answer(
                 caller.key, key, _digest(message), lambda: self._named_call(
                     caller, name, self._call(caller, message, deadline_ms, trace)))
-        return answers.of_answer(request, answer)
+        with self._paid_by(caller):
+            return answers.of_answer(request, answer)
+
+    @contextlib.contextmanager
+    def _paid_by(self, caller: Caller) -> Iterator[None]:
+        """What is done here for a request, without waiting, is charged to its caller: all callers share one thread."""
+        begun = time.thread_time()
+        try:
+            yield
+        finally:
+            self._identity.spent(caller, time.thread_time() - begun)
 
     async def _call(self, caller: Caller, message: dict[str, Any], deadline_ms: int, trace: str | None) -> Answer:
         """One call to the daemon; what goes wrong there is an answer too."""
@@ -133,7 +144,8 @@ class Api:
         finally:
             self._in_flight.give_back(caller.key)
         del reply["id"]
-        return Answer(200, values.encode(reply), answers.JSON, {})
+        with self._paid_by(caller):
+            return Answer(200, values.encode(reply), answers.JSON, {})
 
     async def _named_call(self, caller: Caller, name: int | str | None, call: Any) -> Answer:
         """``call`` (a coroutine), which the caller may cancel under ``name`` until it has been answered."""
@@ -161,7 +173,7 @@ class Api:
         caller = await self._identity.of(request)
         if not caller.scopes & {INVOKE, DISPATCH}:
             caller.need(INVOKE)
-        target = bodies.checked(await self._body(request), bodies.CancelBody).target
+        target = bodies.checked(await self._body(request, caller), bodies.CancelBody).target
         pending = self._named.get((caller.key, target))
         if pending is not None:
             pending.cancelled = True
@@ -204,7 +216,7 @@ class Api:
         return answers.response(request, 200, b'{"status":"ok"}', answers.JSON)
 
     # ------------------------------------------------------------------ the body
-    async def _body(self, request: BaseRequest) -> dict[str, Any]:
+    async def _body(self, request: BaseRequest, caller: Caller) -> dict[str, Any]:
         """The object in a request's body. Raises Problem, WireError."""
         if request.content_type != answers.JSON:
             raise Problem(Code.PROTOCOL_ERROR, "the Content-Type must be application/json", status=415)
@@ -220,7 +232,8 @@ class Api:
                           headers={"Connection": "close"}) from None
         except web.RequestPayloadError:
             raise Problem(Code.PROTOCOL_ERROR, "the body is shorter than its Content-Length") from None
-        return values.decode(_inflated(raw, bytes_max) if encoding == "gzip" else raw)
+        with self._paid_by(caller):
+            return values.decode(_inflated(raw, bytes_max) if encoding == "gzip" else raw)
 
 
 class _Pending:

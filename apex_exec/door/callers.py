@@ -22,6 +22,9 @@ CALLERS_MAX = 100_000
 """Callers whose rate is counted; above it the one that was quiet longest is forgotten."""
 BURST_SECONDS = 10
 """A caller may use up the requests of this time at once."""
+REQUEST_SECONDS = 0.002
+"""The door's CPU time that one request pays for. A body of a megabyte takes 80 ms to read and as long to write, so it
+counts as many requests: otherwise ten of them a second, of one caller, would be all that the door can do."""
 
 
 class Caller(msgspec.Struct, frozen=True, kw_only=True):
@@ -89,6 +92,13 @@ class Rates:
         if len(self._empty_until) > CALLERS_MAX:
             self._empty_until.popitem(last=False)
         return max(0.0, wait)
+
+    def spent(self, caller: Caller, seconds: float) -> None:
+        """A request of this caller has taken ``seconds`` of CPU time: what is beyond REQUEST_SECONDS is paid for as
+        further requests are."""
+        full_at = self._empty_until.get(caller.key)
+        if full_at is not None and seconds > REQUEST_SECONDS:
+            self._empty_until[caller.key] = full_at + (seconds / REQUEST_SECONDS - 1) * 60 / caller.requests_per_minute
 
 
 class Shares:

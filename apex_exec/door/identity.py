@@ -66,6 +66,10 @@ class Identity:
                                "too_many_requests", wait, 429)
         return caller
 
+    def spent(self, caller: Caller, seconds: float) -> None:
+        """A request of ``caller`` has taken this much of the door's CPU time."""
+        self._rates.spent(caller, seconds)
+
     def address(self, request: BaseRequest) -> str:
         """Who asks: the peer, or by the proxy's word who asked that."""
         if self._place.proxy:

@@ -167,7 +167,7 @@ class JwtCallers:
         named = claims[section.jwt_user_claim]
         if not isinstance(named, str) or not named or len(named) > CLAIM_CHARS_MAX:
             raise Wrong(f"the claim {section.jwt_user_claim} does not name a user")
-        if section.jwt_user_namespace:  # of a UUID, too: a person who may choose a name could choose another user's
+        if section.jwt_user_namespace:  # of a UUID, too: a name that its user chose could be another user's
             user = str(uuid.uuid5(uuid.UUID(section.jwt_user_namespace), named))
         else:
             user = named.lower()

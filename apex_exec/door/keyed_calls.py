@@ -69,6 +69,10 @@ class KeyedCalls:
             with contextlib.suppress(Unusable):
                 await self._store.forget(*at)
             raise
+        except Exception:  # a fault of the door after the call has left: its outcome is not known
+            with contextlib.suppress(Unusable):
+                await self._store.leave(at[0])
+            raise
         try:
             if answer.has_not_run:
                 await self._store.forget(*at)

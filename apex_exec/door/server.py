@@ -35,6 +35,8 @@ LINE_BYTES_MAX = 8 * 1024
 HEADERS_MAX = 64
 IDLE_SECONDS = 20.0
 """How long a connection may be without a whole head: a slow one, an idle one, one that sends nothing."""
+UNREAD_SECONDS = 30.0
+"""How long an answer may lie unread behind what the kernel takes: its bytes, a megabyte at most, are held meanwhile."""
 LINGER_SECONDS = 2.0
 """How long a body that was refused is still read, so that its sender sees the answer."""
 FDS_OWN = 64
@@ -48,7 +50,7 @@ _FULL = (b"HTTP/1.1 503 Service Unavailable\r\nServer: apex-exec\r\nContent-Leng
 class _Connection(web.RequestHandler):
     """One connection; what is not HTTP is answered with a problem, too."""
 
-    __slots__ = ("_head_bytes",)
+    __slots__ = ("_head_bytes", "_unread")
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         server = self._manager
@@ -60,11 +62,31 @@ class _Connection(web.RequestHandler):
             transport.close()
             return
         self._head_bytes = 0
+        self._unread: asyncio.TimerHandle | None = None
         super().connection_made(transport)
 
     def connection_lost(self, exc: BaseException | None) -> None:
         if self.transport is not None or self._task_handler is not None:
+            self._read()
             super().connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        if self._unread is None:
+            self._unread = asyncio.get_running_loop().call_later(UNREAD_SECONDS, self._give_up)
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self._read()
+
+    def _read(self) -> None:
+        if self._unread is not None:
+            self._unread.cancel()
+            self._unread = None
+
+    def _give_up(self) -> None:
+        if isinstance(self.transport, asyncio.WriteTransport):
+            self.transport.abort()
 
     def data_received(self, data: bytes) -> None:
         if self._task_handler is None and self.transport is None:
@@ -131,7 +153,8 @@ async def _serve(settings: Settings, host: str, admin: str, ready: Ready) -> int
     server = _Server(api.respond, connections, keepalive_timeout=IDLE_SECONDS, lingering_time=LINGER_SECONDS,
                      max_line_size=LINE_BYTES_MAX, max_field_size=LINE_BYTES_MAX, max_headers=HEADERS_MAX,
                      auto_decompress=False, access_log=None)
-    listener = await loop.create_server(server, sock=listening, ssl=place.tls, backlog=BACKLOG)
+    listener = await loop.create_server(server, sock=listening, ssl=place.tls, backlog=BACKLOG,
+                                        ssl_handshake_timeout=IDLE_SECONDS if place.tls is not None else None)
     await daemon.hello()
     ended = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -153,9 +176,10 @@ async def _serve(settings: Settings, host: str, admin: str, ready: Ready) -> int
 async def _drain(server: _Server, calls: KeyedCalls, seconds: float) -> None:
     """Lets what is under way end, for ``seconds`` at most: connections that wait for nothing are closed at once."""
     server.pre_shutdown()
+    due = time.monotonic() + seconds
     with contextlib.suppress(TimeoutError):
         await asyncio.wait_for(calls.settle(), seconds)
-    await server.shutdown(seconds)
+    await server.shutdown(max(0.1, due - time.monotonic()))
 
 
 def _connections(wanted: int) -> int:

@@ -1,13 +1,13 @@
-"""What happens if a duty of the loop fails: the fault costs the plugin that it concerns, and never everybody.
+"""What happens if a duty of the loop fails: the plugin for which it was done is quarantined, and the others are served.
 
-A *duty* is one thing that the loop does by itself, often for one plugin: a sample, a message of a worker, of the zygote
-or of a side process, a timer, an action of the core, a hand-over of metrics. Each duty runs behind an ``except`` that
-tells the guard, and the loop goes on with the next one. The guard
+A *duty* is one thing that the loop does by itself, often for one plugin: taking a sample, handling a message of a
+worker, of the zygote or of a side process, a timer, carrying out an action of the core, handing over metrics. Each duty
+runs inside a ``try`` whose ``except`` calls the guard, and the loop goes on with the next duty. The guard
 
-- counts it (``duty_failures_total``) and logs its traceback, once a minute for each duty and plugin;
+- counts the failure (``duty_failures_total``) and logs its traceback, once a minute for each duty and plugin;
 - has the plugin concerned quarantined in the next turn, since in the middle of a step the core's state is not settled;
-- has the loop rest for a moment if no plugin is to blame, longer each time, so that what fails again and again does not
-  cost a core, and says so in ``/readyz``.
+- if no plugin is concerned, has the loop rest for a moment, longer each time, so that a duty that fails again and again
+  does not use a whole core, and says so in ``/readyz``.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ if TYPE_CHECKING:
 
 LOG_NS = 60 * SECOND_NS
 TOLD_MAX = 256
-"""How many pairs of duty and plugin are remembered as logged. With more of them, all may be logged again."""
+"""How many pairs of duty and plugin are remembered as logged. If there are more, all may be logged again."""
 REST_NS_MIN = MS_NS
 REST_NS_MAX = 100 * MS_NS
 WELL_NS = 10 * SECOND_NS
-"""Without another failure in this time the daemon is as ready as before, and the next rest is the shortest again."""
+"""If no other failure comes in this time, ``/readyz`` says yes again, and the next rest is the shortest again."""
 
 
 class Guard:
-    """``failed`` is called from ``except`` blocks all over the loop; ``upkeep`` about once a second."""
+    """``failed`` is called from ``except`` blocks all over the loop, ``upkeep`` about once a second."""
 
     def __init__(self, metrics: Metrics, logs: Logs) -> None:
         self.faulty: dict[str, str] = {}
@@ -64,7 +64,7 @@ class Guard:
             self._logs.bug(f"the duty {duty!r} of the supervisor failed{whose}", error)
 
     def upkeep(self, now_ns: int) -> None:
-        """Forgets a failure that concerned no plugin and has not come again."""
+        """Forgets a failure that concerned no plugin, if none has followed it for WELL_NS."""
         if self._failed_ns and now_ns - self._failed_ns > WELL_NS:
             self._failed_ns = 0
             self._rests.reset()
@@ -72,5 +72,5 @@ class Guard:
 
 
 def raise_it(_duty: str, error: Exception, _plugin: str) -> None:
-    """Takes the place of a guard in tests and tools: a fault is seen at once."""
+    """Takes the place of a guard in tests and tools, where a fault is to be seen at once."""
     raise error

@@ -1,8 +1,9 @@
 """The executor of this machine: owns every live worker process, from fork to reaping. It decides nothing.
 
-What arrives from the core is done here (``ports.Executor``); what workers say becomes events of the core
-(``worker_protocol``), read in turn (``link_reader``). Each worker that was started ends once, with an event and a
-reason, whatever dies (``worker_exits``): also a worker whose zygote is gone, or whose fork the machine refused.
+It carries out the core's actions (``ports.Executor``). The links of workers are read in turn (``link_reader``), and
+what the workers say becomes events of the core (``worker_protocol``). For each worker that was started the core gets
+exactly one end, with a reason, whatever dies (``worker_exits``): also for a worker whose zygote is gone, or whose fork
+the machine refused.
 """
 
 from __future__ import annotations
@@ -39,19 +40,19 @@ if TYPE_CHECKING:
     from apex_exec.observe.metrics import Metrics
 
 REFILL_TURNS = 3
-"""A spare is forked this many turns of the loop after a cold worker is ready: its call goes out in the first of them
-and comes back in the second, and the fork is not to compete with it."""
+"""A spare is forked this many turns of the loop after a cold worker is ready. The worker's first call goes out in the
+first of these turns and its answer comes in the second, and the fork must not compete with that call."""
 MARKS_DRAIN_MASK = 0x0FFF
-"""The marks pipe holds 65,536 marks, one a call; it is emptied every 4,096 calls."""
+"""The marks pipe holds 65,536 marks, one for each call; it is emptied every 4,096 calls."""
 _encode = msgspec.msgpack.Encoder().encode
 
 
 class LocalExecutor(Executor):
-    """``step(event, now_ns)`` gives an event to the core and does its actions. ``fresh_realm``: each call has an engine
-    of its own, wherever the language can do that. See ``ports.Executor``.
+    """``step(event, now_ns)`` gives an event to the core and carries out its actions. ``fresh_realm`` gives each call
+    an engine of its own, if the language can do that. See ``ports.Executor``.
 
-    Numbers below zero are the executor's own: of spares and jobs, of which the core does not know. What a worker is for
-    is said by its link's ``kind`` alone.
+    Workers with numbers below zero are spares and jobs, which the core does not know. What a worker is for is said by
+    its link's ``kind`` alone, not by its number.
     """
 
     def __init__(self, loop: Loop, *, zygotes: Sequence[ZygoteSource], sandboxing: Jails, source: BundleSource,
@@ -64,8 +65,8 @@ class LocalExecutor(Executor):
         self.busy: set[WorkerLink] = set()
         """Links of the workers that have a call and have not answered it."""
         self.activated: set[int] = set()
-        """Workers that were started, or sent a call while they had none, since the resource monitor last took them from
-        here: they may use CPU."""
+        """Workers that may have begun to use CPU: they were started, or were sent a call while they had none. The
+        resource monitor takes them from here."""
         self.dirty: list[WorkerLink] = []
         """Links with messages for ``flush`` to write."""
         self.unsettled = False
@@ -111,15 +112,16 @@ class LocalExecutor(Executor):
         return self.accounts.sample(worker, call)
 
     def count_started(self, worker: int, now_ns: int) -> None:
-        """Tells the core how many calls the worker has started in all, as its pipe says now. ``now_ns`` must not be
-        later than now. A worker that has no link any more has ended, and the core hears that instead."""
+        """Reads the marks pipe and tells the core how many calls the worker has started in all. ``now_ns`` must not be
+        later than that read. If the worker has no link any more it has ended, and the core gets its WorkerGone instead.
+        """
         link = self._links.get(worker)
         if link is not None:
             self.neighbours.step(ev.CallsStarted(worker, self._read_started(link)), now_ns)
 
     def _read_started(self, link: WorkerLink) -> int:
-        """Returns the calls that the worker has started in all. A pipe that lies is dealt with in ``follow_up``, since
-        the core may be in the middle of a step."""
+        """Returns how many calls the worker has started in all. If it has marked more than it was sent, ``follow_up``
+        reports the violation, since the core may be in the middle of a step now."""
         started = link.drain_marks()
         if link.overmarked and link not in self._overmarked:
             self._overmarked.append(link)
@@ -128,8 +130,8 @@ class LocalExecutor(Executor):
 
     # ------------------------------------------------------------------ starting
     def start(self, action: act.StartWorker, now_ns: int) -> None:
-        """Gives the plugin a spare, or asks the zygote for a worker. If the machine refuses one, the core hears of it
-        in this very turn."""
+        """Gives the plugin a spare, or asks the zygote for a worker. If the machine refuses the worker, the core gets
+        ForkRefused in the same turn."""
         self.activated.add(action.worker)
         self._start(action.worker, action.spec, self._pool_worker, now_ns)
 
@@ -140,11 +142,12 @@ class LocalExecutor(Executor):
         self._start(self._last_own, job.spec, job, time.monotonic_ns())
 
     def never_started(self, worker: int) -> None:
-        """``start`` failed: in this turn the core hears that there is no such worker."""
+        """``start`` failed: the core gets ForkRefused in the same turn."""
         self.exits.refuse_later(worker, self._pool_worker, self._links.get(worker))
 
     def refill(self, now_ns: int) -> None:
-        """Forks the spares that are missing. Not called while a cold call is on its way: it would compete with it."""
+        """Forks the spares that are missing. It must not be called while a cold call is on its way, since the fork
+        would compete with the call."""
         for pool in self.forks.warm.values():
             for _ in range(pool.missing(now_ns)):
                 self._last_own -= 1
@@ -156,7 +159,7 @@ class LocalExecutor(Executor):
                 pool.fork(link)
 
     def spare_progressed(self, link: WorkerLink) -> None:
-        """A spare has booted, or its process is known: with both it may be given away."""
+        """A spare has booted, or its pidfd has come. Once both are so, it may be given to a plugin."""
         self.forks.pool_of(link).check(link)
 
     def refill_soon(self) -> None:
@@ -195,7 +198,7 @@ class LocalExecutor(Executor):
             self.accounts.opened(link)
 
     def _adopt(self, link: WorkerLink, worker: int, spec: PluginSpec, kind: Kind, now_ns: int) -> bool:
-        """Makes a spare the worker that is asked for. Returns False if it cannot be; then the spare is killed."""
+        """Makes a spare the worker that is asked for. If that is not possible, kills the spare and returns False."""
         try:
             self._jails.adopt(link.worker, worker, spec)
         except RuntimeError as error:
@@ -218,7 +221,7 @@ class LocalExecutor(Executor):
                 sha256 = {path: hashlib.sha256(body).hexdigest() for path, body in files.items()}
             else:
                 files, sha256 = self._source.load(spec.digest)
-        except Exception as error:  # noqa: BLE001 - whatever the store says, only this worker ends for it
+        except Exception as error:  # noqa: BLE001 - whatever the store raises, only this worker ends for it
             link.failure = f"the bundle could not be read: {error}"[:500]
             self.logs.log("error", f"plugin {spec.id}: {link.failure}")
             link.half_close()
@@ -232,7 +235,7 @@ class LocalExecutor(Executor):
                                     [] if api is None else sorted(api.components)))
 
     def grant(self, spec: PluginSpec) -> None:
-        """Tells workers that run this very code of ``spec`` which permissions it has now, if that has changed."""
+        """Tells the workers that run the code of ``spec`` which permissions it has now, if these have changed."""
         for link in self._links.values():
             held = link.spec
             if held.id == spec.id and held.digest == spec.digest and link.granted != spec.permissions:
@@ -262,14 +265,14 @@ class LocalExecutor(Executor):
             self.dirty.append(link)
 
     def recall(self, action: act.RecallCalls) -> None:
-        """Asks a worker to skip what it has not begun of these calls."""
+        """Asks a worker to skip those of these calls that it has not begun."""
         link = self._links.get(action.worker)
         if link is not None:
             self.reply(link, inner.Recall(action.seqs))
 
     def cancel(self, action: act.CancelCall) -> None:
-        """Tells a worker to end a call. A probe comes with a signal, whose handler says what code it has
-        interrupted."""
+        """Tells a worker to end a call. With a probe goes PROBE_SIGNAL, whose handler in the worker reports which
+        call's code it has interrupted."""
         link = self._links.get(action.worker)
         if link is not None:
             self.reply(link, inner.Cancel(action.seq, action.nonce))
@@ -283,7 +286,7 @@ class LocalExecutor(Executor):
             self.reply(link, inner.Ping(action.nonce))
 
     def reply(self, link: WorkerLink, message: Any) -> None:
-        """Queues any other message for a worker, an ApiReply say."""
+        """Queues any other message for a worker, such as an ApiReply."""
         if not link.queue(_encode(message)):
             self.violated(link, "it does not read what it asked for")
         if not link.dirty:
@@ -291,7 +294,7 @@ class LocalExecutor(Executor):
             self.dirty.append(link)
 
     def flush(self) -> None:
-        """Writes what is queued, with one system call a worker."""
+        """Writes what is queued, with one system call for each worker."""
         for link in self.dirty:
             link.dirty = False
             try:
@@ -304,14 +307,14 @@ class LocalExecutor(Executor):
 
     # ------------------------------------------------------------------ ending
     def stop(self, worker: int) -> None:
-        """Lets the worker finish and leave: it gets no more calls."""
+        """Lets the worker finish and leave, by half-closing its link. It gets no more calls."""
         link = self._links.get(worker)
         if link is not None:
             link.flush()
             link.half_close()
 
     def kill(self, worker: int, reason: str, due_ns: int, now_ns: int) -> None:
-        """Kills the worker now, or as soon as there is a process to kill."""
+        """Sends SIGKILL to the worker now, or as soon as there is a process to kill."""
         link = self._links.get(worker)
         if link is None:
             return
@@ -327,17 +330,17 @@ class LocalExecutor(Executor):
             self.exits.never(link)
 
     def kill_plugin(self, plugin: str) -> None:
-        """Kills every worker of ``plugin``, whatever the core thinks of them."""
+        """Kills every worker of ``plugin``, without a decision of the core."""
         for link in self._links.values():
             if link.spec.id == plugin:
                 self.kill_link(link)
 
     def kill_link(self, link: WorkerLink) -> OSError | None:
-        """Kills the worker now, or as soon as there is a process. Returns the kernel's answer if it refuses."""
+        """Kills the worker now, or as soon as there is a process. Returns the kernel's error if it refuses."""
         return self.forks.kill(link)
 
     def replace_zygote(self, worker: int) -> None:
-        """The end of a killed worker was never reported: kills its zygote, and with it the worker."""
+        """The end of a killed worker was not reported: kills its zygote, and thereby the worker."""
         self.forks.replace(self._links.get(worker))
 
     def violated(self, link: WorkerLink, why: str) -> None:
@@ -356,7 +359,7 @@ class LocalExecutor(Executor):
             link.kind.hung_up(link)
 
     def _release(self, link: WorkerLink) -> None:
-        """Forgets the link and closes its descriptors; what its worker held of the sandbox is free again."""
+        """Forgets the link and closes its descriptors. The uid and cgroup of its worker may be used again."""
         self.reader.release(link)
         self.forks.forget(link)
         link.close()
@@ -378,8 +381,9 @@ class LocalExecutor(Executor):
         return self.reading.next_due_ns(now_ns)
 
     def follow_up(self, now_ns: int) -> bool:
-        """Does, once a turn while ``unsettled``, what had to wait until frames were written: forks spares, tells the
-        end of what could not be started. Returns True if workers ended: the core's answer is for a turn at once."""
+        """Does, once a turn while ``unsettled``, what had to wait until frames were written: forks spares, and reports
+        workers that ended or could not be started. Returns True if there were any: then the core may have decided
+        something, and the next turn is due at once."""
         if self._refill_turns:
             self._refill_turns -= 1
             if not self._refill_turns:
@@ -395,8 +399,8 @@ class LocalExecutor(Executor):
         return self.exits.follow_up(now_ns)
 
     def upkeep(self, now_ns: int) -> None:
-        """Ends jobs that are overdue and workers that a zygote never spoke of; sees to zygotes and spares. Call it once
-        a second."""
+        """Ends jobs that are overdue, and workers whose end a dead zygote never reported; looks after zygotes and
+        spares. Call this once a second."""
         for link in list(self.forks.links.values()):
             kind = link.kind
             if isinstance(kind, Job) and now_ns > kind.due_ns:

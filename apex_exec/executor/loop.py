@@ -1,7 +1,8 @@
 """The loop: one thread, one epoll, one list of timers. It knows nothing of plugins, hosts or workers.
 
-A part that has a file descriptor registers a handler for it. What must be done before each sleep is the *turn*. Nothing
-that is called from here may block: what may wait for a disk, a database or a peer lives in a side process (``attach``).
+A part that has a file descriptor registers a handler for it. A round calls the *turn*, sleeps in epoll until a
+descriptor is ready or the turn is due again, and then calls the handlers of what is ready. Nothing that is called from
+here may block: code that may wait for a disk, a database or a peer runs in a side process (``attach``).
 """
 
 from __future__ import annotations
@@ -22,28 +23,27 @@ if TYPE_CHECKING:
 EPOLLIN = select.EPOLLIN
 EPOLLOUT = select.EPOLLOUT
 STALL_NS = 250_000_000
-"""A turn that begins this long after it was due follows a stop of the whole process (SIGSTOP, a frozen machine, a
-debugger)."""
+"""If a turn begins this long after it was due, the whole process was stopped (SIGSTOP, a frozen machine, a debugger).
+The core has a limit of its own for one deadline (``core.limits.STALL_NS``)."""
 CATCH_UP_ROUNDS = 64
-"""How many rounds of reading follow such a stop. A link gives 64 KiB a round, and eight replies of 1 MiB may wait in
-it."""
+"""How many rounds of reading follow such a stop at most. A link gives 64 KiB a round, and eight replies of 1 MiB may
+wait in it."""
 KEEP_SECONDS = 0.25
 """How often the loop looks whether its side processes run."""
 SPIN_NS = 80_000
-"""Busy-poll this long before blocking in epoll, while events come this fast; a wake-up costs about the same. We do so
-only if a core is free: with both of two cores at work, a busy-polling loop kept one of them for up to 8 ms, and the
-process that had the event waited for that core."""
+"""Busy-poll this long before blocking in epoll, as long as events come within this time; a wake-up costs about the
+same. We busy-poll only if a core is free: when both of two cores were at work, a busy-polling loop kept one of them for
+up to 8 ms, and the process that was to cause the event waited for that core."""
 SPINS_MAX = 3
 """Stop busy-polling after this many empty polls."""
 CLOSE_SECONDS = 3.0
-"""How long all side processes together may take to drain and leave when the daemon ends, beyond what is left of
-``drain_seconds``."""
+"""How long all side processes together may take to drain and leave when the daemon ends, beyond ``drain_seconds``."""
 
 Handler = Callable[[int], None]
 
 
 class Side(Protocol):
-    """A process beside the loop, as the loop sees it: a link that never blocks, started again when it ends."""
+    """A process beside the loop, as the loop sees it: it has a link that never blocks, and is restarted if it ends."""
 
     name: str
     on_failed: Callable[[str, Exception], None]
@@ -60,7 +60,7 @@ class Side(Protocol):
 
     @property
     def wants_write(self) -> bool:
-        """Whether bytes wait for room on the link."""
+        """Whether bytes wait to be written until the link has room."""
 
     def fileno(self) -> int:
         """The link's descriptor."""
@@ -72,7 +72,7 @@ class Side(Protocol):
         """Writes what the link takes."""
 
     def receive(self, now_ns: int) -> bool:
-        """Reads and handles what has come; False if the link has ended, which closes it."""
+        """Reads and handles what has arrived. If the link has ended, closes it and returns False."""
 
     def let_go(self, until: float) -> None:
         """Asks the process to finish and leave."""
@@ -113,7 +113,7 @@ class Loop:
         self._epoll.register(fd, mask)
 
     def modify(self, fd: int, mask: int) -> None:
-        """Changes what is waited for; an fd that is no longer registered is left alone."""
+        """Changes the events that are waited for; does nothing if ``fd`` is not registered any more."""
         if fd in self._handlers:
             self._epoll.modify(fd, mask)
 
@@ -133,7 +133,7 @@ class Loop:
         next_due_ns = now_ns + SECOND_NS
         for timer in self._timers:
             if timer.due_ns <= now_ns:
-                timer.due_ns = now_ns + timer.period_ns  # first: one that fails is not due again at once
+                timer.due_ns = now_ns + timer.period_ns  # set first, so that a timer that fails is not due at once
                 try:
                     timer.callback(now_ns)
                 except Exception as error:
@@ -160,7 +160,7 @@ class Loop:
 
     def wake(self, side: Side) -> None:
         """Starts ``side`` if it was attached with a delay and has never been started; blocks for the few milliseconds
-        of a spawn. What is sent to it afterwards waits on its link until it is up."""
+        that a spawn takes. Messages that are sent to it afterwards wait on its link until it runs."""
         if not side.started and not side.closing:
             self._start_side(side, time.monotonic_ns())
 
@@ -186,9 +186,10 @@ class Loop:
         self.add(fd, handle, EPOLLIN | (EPOLLOUT if side.wants_write else 0))
 
     def side_changed(self, side: Side) -> None:
-        """Waits for room on the link of ``side`` if bytes wait to be sent, and stops waiting if none do.
+        """Has epoll report room on the link of ``side`` if bytes wait to be sent, and not otherwise.
 
-        While the link is not polled, as while it is being read, nothing changes: what polls it again asks again.
+        Does nothing while the link is not polled, for example while it is being read: the code that polls it again also
+        calls this again.
         """
         if side.wants_write != side.polled_write and side.fileno() in self._handlers:
             side.polled_write = side.wants_write
@@ -202,8 +203,8 @@ class Loop:
                 self.side_changed(side)
 
     def close_sides(self, until: float) -> list[str]:
-        """Lets all side processes drain and leave, until ``until`` (CLOCK_MONOTONIC, seconds) at most. Names those that
-        had to be killed."""
+        """Lets all side processes drain and leave, until ``until`` (CLOCK_MONOTONIC, seconds) at most. Returns the
+        names of those that had to be killed."""
         for side in reversed(self._sides):
             self.remove(side.fileno())
             if not side.closing:
@@ -218,10 +219,10 @@ class Loop:
         self._guard.failed(duty, error)
 
     def _rest(self, guard: Guard) -> None:
-        """Sleeps for a moment, so that what has failed does not cost a core: it may be due again at once, or be a
-        descriptor that stays ready.
+        """Sleeps for a moment after a failure. The duty that failed may be due again at once, or its descriptor may
+        stay ready, and a loop that spins on a fault would use a whole core and serve nobody.
 
-        Everybody waits meanwhile, for REST_NS_MAX at most; a loop that spins on a fault would serve nobody either.
+        Everybody waits meanwhile, for REST_NS_MAX at most.
         """
         rest_ns, guard.rest_ns = guard.rest_ns, 0
         time.sleep(rest_ns / 1e9)
@@ -232,11 +233,11 @@ class Loop:
         self._stopped = True
 
     def run(self, turn: Callable[[], int]) -> None:
-        """Serves until ``stop``, and can be called again afterwards. ``turn`` is called before each sleep and says when
-        (CLOCK_MONOTONIC, ns) it wants to be called again at the latest, 0 for at once.
+        """Serves until ``stop``, and can be called again afterwards. ``turn`` is called before each sleep and returns
+        the time (CLOCK_MONOTONIC, ns) at which it wants to be called again at the latest, 0 for at once.
 
         If the process was stopped for a while, everything that has arrived meanwhile is handled before the next turn
-        judges deadlines, so that a reply which is there already counts.
+        looks at deadlines, so that an answer that was already there counts.
         """
         poll, handlers, clock, guard = self._epoll.poll, self._handlers, time.monotonic_ns, self._guard
         expected_ns = clock()
@@ -273,8 +274,8 @@ class Loop:
         self._stopped = False
 
     def _wait(self, now_ns: int, wait_ns: int) -> list[tuple[int, int]]:
-        """Returns what is ready within ``wait_ns``. Before it sleeps it busy-polls for a moment, if events came fast
-        lately and a core is free."""
+        """Returns the descriptors that become ready within ``wait_ns``. Busy-polls for a moment before it sleeps, if
+        the last events came fast and a core is free."""
         poll, clock = self._epoll.poll, time.monotonic_ns
         if self._spins > 0 and self.core_free:
             limit_ns = now_ns + min(SPIN_NS, wait_ns)

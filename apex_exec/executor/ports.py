@@ -1,10 +1,11 @@
-"""The executor's one port, and what an executor asks of the parts around it.
+"""The executor's one interface, and the interfaces of the parts around it that an executor needs.
 
 An *executor* runs plugins as worker processes. The daemon, ``plugin validate``, ``plugin test`` and the marketplace all
 use the same one, ``local.LocalExecutor``; nothing here says that the processes run on this machine.
 
-**Inwards**, the core's actions: ``start`` a worker, ``send`` it a call, ``recall`` calls, ``ping`` it, ``stop`` or
-``kill`` it, and ``sample`` what it uses. **Outwards**, the events of ``ExecutorEvent``, given to ``Neighbours.step``:
+**Inwards** go the core's actions: ``start`` a worker, ``send`` it a call, ``recall`` or ``cancel`` calls, ``ping`` it,
+``stop`` or ``kill`` it, and ``sample`` what it uses. **Outwards** go the events of ``ExecutorEvent``, which the
+executor gives to ``Neighbours.step``:
 
 | event | the core's type |
 |---|---|
@@ -12,10 +13,10 @@ use the same one, ``local.LocalExecutor``; nothing here says that the processes 
 | answered: one call is answered, skipped, or failed | ``WorkerAnswered`` |
 | started: how many calls the worker has started in all, whenever the core asks | ``CallsStarted`` |
 | ended: the worker is gone, with a code and a message, and how many calls it had started | ``WorkerGone`` |
-| it never was: the machine gave no process | ``ForkRefused`` |
-| it broke the protocol, and is to be killed | ``WorkerViolated`` |
-| it answered a ping, or a probe | ``WorkerPonged`` |
-| it says whose code it was running when it was probed | ``WorkerBlocked`` |
+| the worker never existed: the machine gave no process | ``ForkRefused`` |
+| the worker broke the protocol, and is to be killed | ``WorkerViolated`` |
+| the worker answered a ping, or a probe | ``WorkerPonged`` |
+| the worker says which call's code it was running when it was probed | ``WorkerBlocked`` |
 | the zygote came up, or was lost with all its workers | ``ZygoteUp``, ``ZygoteLost`` |
 
 Every call is made in the loop and must not block.
@@ -36,14 +37,14 @@ ExecutorEvent = (
     ev.WorkerReady | ev.WorkerAnswered | ev.CallsStarted | ev.WorkerGone | ev.ForkRefused | ev.WorkerViolated
     | ev.WorkerPonged | ev.WorkerBlocked | ev.ZygoteUp | ev.ZygoteLost
 )
-"""Everything that an executor tells."""
+"""Every event that an executor gives to the core."""
 
 
 # ---------------------------------------------------------------------- the port
 class Executor(Protocol):
-    """Worker processes, wherever they run. Of each worker that was started the core hears exactly one end.
+    """Worker processes, wherever they run. For each worker that was started the core gets exactly one end.
 
-    What is queued (``send``, ``recall``, ``ping``) leaves with the next ``flush``.
+    What is queued (by ``send``, ``recall``, ``cancel`` and ``ping``) leaves with the next ``flush``.
     """
 
     def start(self, action: act.StartWorker, now_ns: int) -> None:
@@ -72,7 +73,7 @@ class Executor(Protocol):
         """Kills the worker now, or as soon as there is a process to kill. ``due_ns`` is when it should have died."""
 
     def kill_plugin(self, plugin: str) -> None:
-        """Kills every worker of ``plugin``, whatever the core thinks of them."""
+        """Kills every worker of ``plugin``, without a decision of the core."""
 
     def replace_zygote(self, worker: int) -> None:
         """The end of a killed worker was never reported. ZygoteLost follows, and WorkerGone for each of its workers."""
@@ -112,10 +113,10 @@ class Jails(Protocol):
         """Gives what the spare holds to the worker, with the plugin's limits. Raises RuntimeError."""
 
     def killed(self, worker: int) -> None:
-        """SIGKILL was sent to the worker, which must be able to run to its end."""
+        """SIGKILL was sent to the worker, which must not be held back, so that it can die."""
 
     def worker_gone(self, worker: int) -> None:
-        """The worker is dead: what it held may be another's."""
+        """The worker is dead: what it held may be given to another worker."""
 
 
 class ApiCalls(Protocol):
@@ -127,7 +128,8 @@ class ApiCalls(Protocol):
         """Takes one API call. Its ApiReply goes out by ``LocalExecutor.reply``, at once or later."""
 
     def effects(self, link: WorkerLink, message: inner.Effects, now_ns: int) -> None:
-        """Decides on effects. One that is refused here, and was not in place, goes into ``link.refused``."""
+        """Decides on effects. An effect that is refused here, and that the worker had not refused itself, goes into
+        ``link.refused``."""
 
     def give_up(self, link: WorkerLink, message: inner.ApiCancel, now_ns: int) -> None:
         """Ends an API call that its hook waits for no longer, unless it has been answered."""
@@ -143,7 +145,7 @@ class Governing(Protocol):
     """CPU and memory of workers: samples them, holds them back, kills them on evidence."""
 
     busy_ns: int
-    """Between two looks at a worker that has a call."""
+    """The time between two looks at a worker that has a call."""
     rests: bool
     """True if no worker was busy at the last tick."""
 
@@ -172,8 +174,8 @@ class Governing(Protocol):
 
 
 class Neighbours:
-    """The parts that an executor reports to and asks. Some of them are made after the executor, and with its parts; a
-    missing one stays None, and then fails closed: without ``api`` no API call is granted."""
+    """The parts that an executor reports to and asks. Some of them need the executor and are made after it. One that is
+    missing stays None, and the executor then fails closed: without ``api`` no API call is granted."""
 
     def __init__(self, step: Callable[[ev.Event, int], None],
                  failed: Callable[[str, Exception, str], None]) -> None:

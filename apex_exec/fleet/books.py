@@ -7,13 +7,15 @@ a fleet has tens of nodes.
 from __future__ import annotations
 
 import logging
+import os
+import stat
 from pathlib import Path
 from typing import Protocol
 
 import msgspec
 import sqlalchemy as sa
 
-from apex_exec.fleet.statements import CURVES_MAX, Statement, read, write
+from apex_exec.fleet.statements import CURVES_MAX, STATEMENT_BYTES_MAX, Statement, read, write
 from apex_exec.registry.database import Schema, open_database, transact
 
 log = logging.getLogger("apex_exec")
@@ -43,24 +45,45 @@ class Book(Protocol):
         """Adds a node's statement. Raises ConfigError or Refusal."""
 
 
+class _Told:
+    """What was said of the entries that are no statements: each is logged once, and again if its fault is another."""
+
+    def __init__(self) -> None:
+        self._told: dict[str, str] = {}
+
+    def say(self, found: dict[str, str]) -> None:
+        """``found`` are all entries that are no statements now, with their faults."""
+        for entry, why in found.items():
+            if self._told.get(entry) != why:
+                log.warning("fleet.book: %s is no statement: %s", entry, why)
+        self._told = found
+
+
 class FolderBook:
-    """Files ``<node>.node`` of one folder; one that cannot be read as a statement is left out, and logged once."""
+    """Files ``<node>.node`` of one folder. A file that cannot be read as a statement counts as what was last read of
+    it, since it may be half written; one that never could is left out."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._told: set[tuple[str, str]] = set()
+        self._last: dict[str, Statement] = {}
+        self._told = _Told()
 
     def read(self) -> list[Statement]:
-        """All statements of the folder."""
-        found: list[Statement] = []
-        for path in sorted(self._folder.glob(f"*{SUFFIX}"))[:STATEMENTS_MAX]:
+        """All statements of the folder. Raises OSError if there is no such folder, or if it cannot be read."""
+        found: dict[str, Statement] = {}
+        wrong: dict[str, str] = {}
+        for name in sorted(name for name in os.listdir(self._folder) if name.endswith(SUFFIX))[:STATEMENTS_MAX]:
             try:
-                found.append(read(path.read_bytes()))
-            except (OSError, ValueError, msgspec.DecodeError) as error:
-                if (path.name, str(error)) not in self._told:
-                    self._told.add((path.name, str(error)))
-                    log.warning("fleet.book: the file %s is not a valid statement and is left out: %s", path, error)
-        return found
+                found[name] = read(_content(self._folder / name))
+            except FileNotFoundError:
+                continue  # it was removed meanwhile
+            except (OSError, ValueError) as error:
+                wrong[ascii(str(self._folder / name))] = str(error)
+                if name in self._last:
+                    found[name] = self._last[name]
+        self._told.say(wrong)
+        self._last = found
+        return list(found.values())
 
     def publish(self, statement: Statement) -> None:
         """Writes the node's file."""
@@ -73,6 +96,7 @@ class TableBook:
     def __init__(self, url: str) -> None:
         self._url = url
         self._engine: sa.Engine | None = None
+        self._told = _Told()
 
     def _open(self) -> sa.Engine:
         if self._engine is None:
@@ -81,14 +105,18 @@ class TableBook:
 
     def read(self) -> list[Statement]:
         """All rows."""
-        query = sa.select(statements.c.statement).order_by(statements.c.name).limit(STATEMENTS_MAX)
-        rows = transact(self._open(), SCHEMA.name, lambda db: list(db.execute(query).scalars()), reads=True)
+        c = statements.c
+        query = sa.select(c.name, c.statement).where(sa.func.length(c.statement) <= STATEMENT_BYTES_MAX).order_by(
+            c.name).limit(STATEMENTS_MAX)
+        rows = transact(self._open(), SCHEMA.name, lambda db: db.execute(query).all(), reads=True)
         found = []
-        for text in rows:
+        wrong: dict[str, str] = {}
+        for name, text in rows:
             try:
                 found.append(read(text.encode()))
-            except (ValueError, msgspec.DecodeError) as error:
-                log.warning("a row of the table fleet_statements is not a valid statement and is left out: %s", error)
+            except ValueError as error:
+                wrong[f"the row of {name[:63]!a} in {statements.name}"] = str(error)
+        self._told.say(wrong)
         return found
 
     def publish(self, statement: Statement) -> None:
@@ -107,6 +135,18 @@ class TableBook:
         transact(self._open(), SCHEMA.name, put)
 
 
+def _content(path: Path) -> bytes:
+    """What the file has, one byte more than a statement may have at the most. Never waits for a writer, as the reader
+    of a pipe would. Raises OSError."""
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    try:
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            raise OSError("it is no regular file")
+        return os.read(fd, STATEMENT_BYTES_MAX + 1)
+    finally:
+        os.close(fd)
+
+
 def book_of(place: str, registry_url: str, keys_dir: Path) -> Book:
     """The book of this configuration: ``place`` is ``fleet.book``. Without one it is the registry's PostgreSQL, or a
     folder beside the keys if the registry is this node's own."""
@@ -115,5 +155,3 @@ def book_of(place: str, registry_url: str, keys_dir: Path) -> Book:
     if registry_url.startswith("postgresql"):
         return TableBook(registry_url)
     return FolderBook(keys_dir / "nodes")
-
-

@@ -27,6 +27,8 @@ CURVE_KEY = "node.key_secret"
 STATEMENT_BYTES_MAX = 4096
 CURVES_MAX = 2
 """Keys of one node that count at once: the one it has, and the one it changes to."""
+CAPACITY_MIN, CAPACITY_MAX = 0.001, 1e9
+"""Numbers so near to 0 that they are all but equal would leave the owners to the order of the nodes' names."""
 NAME = re.compile(r"[a-z0-9]([a-z0-9.-]{0,61}[a-z0-9])?")
 ENDPOINT = re.compile(r"tcp://(\[[0-9a-fA-F:.%]{2,60}\]|[A-Za-z0-9]([A-Za-z0-9._-]{0,250}[A-Za-z0-9])?):([0-9]{1,5})")
 _PREFIX = b"apex-exec node v1\n"
@@ -57,8 +59,10 @@ def check_words(statement: Statement) -> str:
         return "its endpoint is not tcp://HOST:PORT"
     if len(statement.curve) != 40 or not statement.curve.isascii() or not statement.curve.isprintable():  # noqa: PLR2004 - z85 of 32 bytes
         return "its CURVE key is not 40 characters of Z85"
-    if not 0 < statement.capacity < 1e9:
-        return "its capacity is not above 0"
+    if not 0 <= statement.issued_ns < 1 << 63:
+        return "its time is none"
+    if not CAPACITY_MIN <= statement.capacity <= CAPACITY_MAX:
+        return f"its capacity is not between {CAPACITY_MIN:g} and {CAPACITY_MAX:g}"
     return ""
 
 
@@ -77,9 +81,9 @@ def refused_because(statement: Statement, keys: Mapping[str, KeyRow], now_ns: in
     key = keys.get(statement.key_id)
     if key is None or key.role != ROLE:
         return f"it is signed by the key {statement.key_id[:32]!a}, which is not registered in the role node"
-    _, message = unusable_because(key, now_ns)
+    reason, message = unusable_because(key, now_ns)
     if message:
-        return message
+        return message if reason == "key_revoked" else f"{message}, by this machine's clock"
     if not verify_bytes(key.public_key, statement.message(), statement.signature):
         return f"its signature is not that of the key {key.name} over these words: it was changed or forged"
     return ""
@@ -97,15 +101,43 @@ def members(statements: list[Statement], keys: Mapping[str, KeyRow], wanted: set
             refused[statement.name] = why
         else:
             good.setdefault(statement.name, []).append(statement)
+    holders = _holders_of_pairs(good)
     nodes = []
     for name, found in sorted(good.items()):
-        found.sort(key=lambda statement: -statement.issued_ns)
-        curves = list(dict.fromkeys(statement.curve for statement in found))[:CURVES_MAX]
-        nodes.append(Node(name, found[0].endpoint, curves, found[0].capacity))
+        own = [statement for statement in found if holders[statement.curve] == name]
+        if not own:
+            refused[name] = (f"its CURVE key is that of the node {holders[found[0].curve]}, which had it first: give "
+                             "each node a pair of its own with `apex-exec fleet keys`")
+            continue
+        own.sort(key=_newest_first)
+        curves = list(dict.fromkeys(statement.curve for statement in own))[:CURVES_MAX]
+        nodes.append(Node(name, own[0].endpoint, curves, own[0].capacity))
         refused.pop(name, None)
     for name in sorted(wanted - good.keys() - refused.keys()):
         refused[name] = "the book has no statement of it; make one with `apex-exec fleet keys`"
     return nodes, refused
+
+
+def _newest_first(statement: Statement) -> tuple[int, str]:
+    return -statement.issued_ns, statement.curve
+
+
+def _holders_of_pairs(good: Mapping[str, list[Statement]]) -> dict[str, str]:
+    """CURVE key → the node whose it is: a connection is recognized by its key, so that two nodes with one pair, as a
+    machine and its copy have, would be taken for each other. The node that had the pair first keeps it."""
+    every = sorted((statement for found in good.values() for statement in found),
+                   key=lambda statement: (statement.issued_ns, statement.name))
+    holders: dict[str, str] = {}
+    for statement in every:
+        holders.setdefault(statement.curve, statement.name)
+    return holders
+
+
+def newest_of(name: str, statements: list[Statement], keys: Mapping[str, KeyRow], now_ns: int) -> Statement | None:
+    """The newest statement of ``name`` that holds; None if none does."""
+    return min((statement for statement in statements
+                if statement.name == name and not refused_because(statement, keys, now_ns)),
+               key=_newest_first, default=None)
 
 
 # ---------------------------------------------------------------------- files
@@ -113,7 +145,10 @@ def read(data: bytes) -> Statement:
     """A statement from its file or row. Raises ValueError."""
     if len(data) > STATEMENT_BYTES_MAX:
         raise ValueError(f"it has more than {STATEMENT_BYTES_MAX} bytes")
-    return msgspec.json.decode(data, type=Statement)
+    try:
+        return msgspec.json.decode(data, type=Statement)
+    except (msgspec.MsgspecError, RecursionError) as error:
+        raise ValueError(str(error)) from None
 
 
 def write(path: Path, statement: Statement) -> None:

@@ -1,8 +1,9 @@
 """PostgreSQL behind the gateway: ``psycopg`` 3, a pool, one transaction per call, each bounded by the call's time.
 
-A query is one round trip (``postgres_read``), a write is three. The walls behind ``sql/``: READ ONLY transactions; a
-role that is neither superuser nor exempt from row-level security (any other is refused); and row-level security itself,
-which reads the caller from ``request.jwt.claims``. A call that is cancelled is cancelled at the server, too.
+A query is one round trip (``postgres_read``), a write is two, or more if something has to be looked up. The walls
+behind ``sql/``: READ ONLY transactions; a role that is neither superuser nor exempt from row-level security (any other
+is refused); and row-level security itself, which reads the caller from ``request.jwt.claims``. A call that is cancelled
+is cancelled at the server, too.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import contextlib
 import json
 import logging
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
+from collections.abc import AsyncIterator, Mapping
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -27,14 +28,15 @@ from psycopg_pool import AsyncConnectionPool, PoolTimeout
 from apex_exec.gateway.database_checks import check_connection, server_of
 from apex_exec.gateway.failure import ApiFailure
 from apex_exec.gateway.outbox import Outbox, Outgoing, origins_of
+from apex_exec.gateway.postgres_ends import out_of_pipeline, rolled_back, settled
 from apex_exec.gateway.postgres_failures import failure_of, refused
-from apex_exec.gateway.postgres_read import Asked, Prepared, read, stopped
+from apex_exec.gateway.postgres_read import Asked, Prepared, read
 from apex_exec.gateway.sql.compiler import Compiled
 from apex_exec.gateway.sql.long_numbers import NUMBER_CHARACTERS_MAX, check_number, has_long_number, too_long_a_number
 from apex_exec.gateway.sql.owners import Claim
 from apex_exec.gateway.sql.pieces import Shapes
 from apex_exec.gateway.sql.tables import OUTBOX, Table, unnamed
-from apex_exec.gateway.sql.values import Rows, array_text
+from apex_exec.gateway.sql.values import Rows, array_text, json_text
 from apex_exec.gateway.sql.wording import plain_names
 from apex_exec.gateway.sql.writes import Write
 from apex_exec.gateway.sql.written import Written
@@ -44,10 +46,6 @@ logging.getLogger("psycopg.pool").setLevel(logging.ERROR)
 
 CONNECTIONS_MAX = 8
 CONNECT_SECONDS = 2
-COMMIT_SECONDS = 10.0
-"""How long a commit may take to be answered, beyond its call's own time."""
-ROLLBACK_SECONDS = 1.0
-"""How long we wait for the answer to a rollback before we give its connection up; nothing depends on the answer."""
 OWN_SECONDS = 10.0
 """The time limit of the outbox's own statements."""
 
@@ -191,11 +189,7 @@ class Postgres:
                 if not connection.closed and connection.info.pipeline_status:
                     # a cancellation within a pipeline leaves the connection unusable for the next call
                     await connection.close()
-                if not connection.closed and connection.info.transaction_status:
-                    with contextlib.suppress(psycopg.Error):
-                        rolled_back = await _within(ROLLBACK_SECONDS, connection.execute("ROLLBACK"), connection.close)
-                        if rolled_back is not None:
-                            await rolled_back
+                await rolled_back(connection)
 
     @contextlib.asynccontextmanager
     async def _counted(self) -> AsyncIterator[None]:
@@ -265,18 +259,14 @@ class Postgres:
         prepares = may_prepare and (self._is_pooled is False if self._prepares is None else self._prepares)
         prepared = self._checked[connection] if prepares else None
         try:
-            found = await read(connection, asked, take, prepared)
+            found, _ = await read(connection, asked, take, prepared)
         except _NOT_PREPARED as error:
             if prepared is None or not prepared.is_used:
                 raise
             self._is_pooled = self._is_pooled or not isinstance(error, psycopg.errors.FeatureNotSupported)
             raise _Unprepared from None
         finally:
-            if not connection.closed and connection.pgconn.pipeline_status:  # we left in the middle
-                with contextlib.suppress(psycopg.Error):
-                    left = await _within(ROLLBACK_SECONDS, stopped(connection), connection.close)
-                    if left is not None:
-                        await left
+            await out_of_pipeline(connection)
         self._is_pooled = self._is_pooled or found[-1] != connection.info.backend_pid
         return (rows.encoded(), len(rows)) if rows is not None else (b"\x90", 0)
 
@@ -286,6 +276,8 @@ class Postgres:
         Returns the number of rows, and those that were asked for (``Written.answer``).
         """
         await self._need_outbox()
+        if not write.key and not any(map(_needs_the_table, write.values)):
+            return await self._write_at_once(write, record, user_id, due_ns)
         async with self._transaction(user_id, due_ns, read_only=False) as connection:
             values = await self._fitted(connection, write, await _claimed(connection, write.values))
             try:
@@ -303,11 +295,34 @@ class Postgres:
                 count, rows = written.answer(cursor.rowcount)
                 record.row_count = count
                 # deferred constraints are checked now
-                await _settled(self._commit(connection, record), connection.close)
+                await settled(self._commit(connection, record), connection.close)
             except psycopg.IntegrityError as error:
                 raise refused(error, write) from None
             except psycopg.errors.CardinalityViolation:
                 raise write.twice() from None
+        return count, rows
+
+    async def _write_at_once(self, write: Write, record: Outgoing, user_id: str, due_ns: int
+                             ) -> tuple[int, bytes | None]:
+        """The same for a write that nothing has to be looked up for: a round trip to the statement's end, and one for
+        the record and the commit, which need the number of rows."""
+        asked = [Asked(_BEGIN[False]), Asked(_SETTINGS, _settings(user_id, due_ns)),
+                 Asked(write.statement(), write.values)]
+        taken = len(asked)
+        if write.guard:
+            asked.append(Asked(write.guard))
+        written = Written(write)
+        async with self._connected(due_ns) as connection:
+            try:
+                _, changed = await read(connection, asked, lambda _, row: written.add(row), taken=taken)
+                count, rows = written.answer(changed)
+                record.row_count = count
+                await settled(self._commit(connection, record), connection.close)
+            except psycopg.IntegrityError as error:
+                raise refused(error, write) from None
+            finally:
+                await out_of_pipeline(connection)
+                await rolled_back(connection)
         return count, rows
 
     @staticmethod
@@ -333,10 +348,9 @@ class Postgres:
         We ask for the column types only if a value is a list, or a text that may be such a number or an array of them,
         which is rare.
         """
-        long = {number for number, value in enumerate(given)
-                if isinstance(value, str) and (too_long_a_number(value) or has_long_number(value))}
-        if not long and not any(isinstance(value, dict | list) for value in given):
+        if not any(map(_needs_the_table, given)):
             return given
+        long = {number for number, value in enumerate(given) if isinstance(value, str) and _needs_the_table(value)}
         cursor = await connection.execute(
             "SELECT attname, 'numeric'::regtype IN (t.oid, t.typbasetype), t.typcategory = 'A', "
             "'numeric'::regtype = t.typelem FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid WHERE attnum > 0 "
@@ -351,14 +365,12 @@ class Postgres:
             if name in of_numbers and isinstance(fitted, str) and has_long_number(fitted):
                 raise ApiFailure("sql_parameters", f"{name}: a number has at most {NUMBER_CHARACTERS_MAX} "
                                                    "characters and an exponent of three digits")
-            values.append(Jsonb(fitted) if isinstance(fitted, dict | list) else fitted)
+            values.append(Jsonb(fitted, json_text) if isinstance(fitted, dict | list) else fitted)
         return values
 
     async def _commit(self, connection: AsyncConnection[Any], record: Outgoing) -> None:
-        async with connection.pipeline():
-            await connection.execute(f"INSERT INTO {OUTBOX} (id, origin, record) VALUES ($1, $2, $3)",
-                                     (record.id, self._origin, record.encoded()))
-            await connection.execute("COMMIT")
+        await read(connection, (Asked(f"INSERT INTO {OUTBOX} (id, origin, record) VALUES ($1, $2, $3)",
+                                      (record.id, self._origin, record.encoded())), Asked("COMMIT")), _take_nothing)
 
     async def waiting(self, limit: int) -> list[Outgoing]:
         """The oldest records in the outbox. Raises ApiFailure."""
@@ -429,34 +441,12 @@ async def _claimed(connection: AsyncConnection[Any], values: list[Any]) -> list[
     return done
 
 
-async def _settled(commit: Coroutine[Any, Any, None], hang_up: Callable[[], Coroutine[Any, Any, None]]) -> None:
-    """Waits for ``commit`` even if the call is cancelled meanwhile: only its end shows whether the write took effect.
-
-    Raises psycopg.Error, and ApiFailure if the server has not answered after COMMIT_SECONDS: the write may have taken
-    effect.
-    """
-    done = await _within(COMMIT_SECONDS, commit, hang_up)
-    if done is None:
-        raise ApiFailure("data_unavailable", "the database does not answer the commit; it may have taken effect")
-    await done
+def _needs_the_table(value: Any) -> bool:
+    """Whether ``value`` of a write has to be looked up in the database, or depends on its column's type there."""
+    if isinstance(value, str):
+        return too_long_a_number(value) or has_long_number(value)
+    return isinstance(value, dict | list | Claim)
 
 
-async def _within(seconds: float, work: Coroutine[Any, Any, Any],
-                  hang_up: Callable[[], Coroutine[Any, Any, None]]) -> asyncio.Future[Any] | None:
-    """The finished ``work``, even if the call is cancelled meanwhile; None if it did not finish within ``seconds``.
-
-    In the latter case ``hang_up`` closes the connection without waiting. A rollback or a cancel request would have to
-    wait for a silent server, and the call would then fail with an exceeded deadline.
-    """
-    task = asyncio.ensure_future(work)
-    due = time.monotonic() + seconds
-    while not task.done():
-        if (left_seconds := due - time.monotonic()) <= 0:
-            await hang_up()
-            task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await asyncio.wait((task,), timeout=0)
-            return None
-        with contextlib.suppress(asyncio.CancelledError):
-            await asyncio.wait((task,), timeout=left_seconds)
-    return task
+def _take_nothing(_names: list[str], _row: Any) -> None:
+    """Takes rows of which there are none."""

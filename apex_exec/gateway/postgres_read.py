@@ -1,6 +1,6 @@
-"""A query on PostgreSQL in one round trip: its settings and itself are sent together, and make one transaction.
+"""Statements on PostgreSQL in one round trip: a query's settings and itself are sent together, as one transaction.
 
-All that is sent before one Sync is a transaction of its own, without BEGIN and COMMIT. psycopg sends so too
+All that is sent before one Sync is a transaction of its own, unless BEGIN is among it. psycopg sends so too
 (``Connection.pipeline``), but reads a result as a whole; here it comes row by row, so that rows beyond a bound are
 thrown away as they come. A statement that is used often may be prepared. Its name is made from its text, so that a
 name that some pooler has left on another connection can never stand for another statement.
@@ -80,15 +80,17 @@ class Prepared:
         return self._names.popitem(last=False)[0] if len(self._names) > PREPARED_MAX else b""
 
 
-async def read(connection: AsyncConnection[Any], asked: Sequence[Asked], take: Take, prepared: Prepared | None) -> Any:
-    """Runs the statements as one transaction. Returns the first row of the first of them; ``take`` gets every row of
-    the last. ``prepared`` is None if no statement may be prepared.
+async def read(connection: AsyncConnection[Any], asked: Sequence[Asked], take: Take, prepared: Prepared | None = None,
+               *, taken: int = 0) -> tuple[Any, int]:
+    """Runs the statements as one transaction, or as a part of one. ``take`` gets every row of the last, or of number
+    ``taken`` (from 1). ``prepared`` is None if no statement may be prepared. Returns the first row of the first
+    statement, and how many rows the other one has read or changed.
 
     If ``take`` raises, or the caller is cancelled, the server stops, and the connection is usable again or closed. That
     is waited for by ``stopped``. Raises psycopg.Error, and what ``take`` raises."""
     reading = _Reading(connection, prepared)
     reading.send(asked)
-    return await reading.receive(len(asked), take)
+    return await reading.receive(taken or len(asked), take)
 
 
 async def stopped(connection: AsyncConnection[Any]) -> None:
@@ -141,17 +143,18 @@ class _Reading:
         self._wanted.append(("rows", loader))
 
     # ------------------------------------------------------------------ receiving
-    async def receive(self, statements: int, take: Take) -> Any:
-        """Reads every result, and ends the pipeline. Returns the first statement's first row."""
+    async def receive(self, taken: int, take: Take) -> tuple[Any, int]:
+        """Reads every result, and ends the pipeline. Returns the first statement's first row, and how many rows the
+        statement ``taken`` has read or changed."""
         first: list[Any] = []
         error: psycopg.Error | None = None
-        pgconn, seen = self._pgconn, 0
+        pgconn, seen, changed_rows = self._pgconn, 0, 0
         async with self._watched() as changed:
             await self._flush(changed)
             for kind, about in self._wanted:
                 seen += kind == "rows"
                 names: list[str] = []
-                if kind == "rows" and seen == statements and error is None:
+                if kind == "rows" and seen == taken and error is None:
                     pgconn.set_single_row_mode()
                 while (result := await self._result(changed)) is not None:
                     if result.status == ExecStatus.FATAL_ERROR:
@@ -163,15 +166,17 @@ class _Reading:
                         names = names or [(result.fname(number) or b"").decode(self._encoding)
                                           for number in range(result.nfields)]
                         row = about.load_row(0, tuple)
-                        if seen == statements:
+                        if seen == taken:
                             take(names, row)
                         elif seen == 1:
                             first.append(row)
+                    elif kind == "rows" and seen == taken:
+                        changed_rows = result.command_tuples or 0
             await self._result(changed)  # of the Sync
         pgconn.exit_pipeline_mode()
         if error is not None:
             raise error
-        return first[0] if first else None
+        return first[0] if first else None, changed_rows
 
     async def drain(self) -> bool:
         """Throws away what is still to come, and ends the pipeline. Whether a statement was cancelled."""

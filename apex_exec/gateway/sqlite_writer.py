@@ -32,7 +32,7 @@ from apex_exec.gateway.sqlite_driver import (
     register_converters,
 )
 from apex_exec.gateway.threads import finished
-from apex_exec.gateway.write_groups import GROUP_NS, Groups, Member, charged
+from apex_exec.gateway.write_groups import GROUP_NS, Groups, Member, charged, divided, taken_back
 
 log = logging.getLogger("apex_exec.gateway")
 
@@ -142,15 +142,28 @@ class SqliteWriter:
 
     def _run_group(self, group: Sequence[Member[Job]]) -> None:
         """Runs a group; each member is over afterwards, or has to be run later. Raises ApiFailure."""
-        database = self._database()
-        done = self._together(database, group)
-        if done and self._together(database, done):  # again, without the one that took the transaction with it
-            for member in done:
-                self._together(database, [member])
+        self._run_members(self._database(), group)
 
-    def _together(self, database: sqlite3.Connection, group: Sequence[Member[Job]]) -> list[Member[Job]]:
-        """Runs ``group`` as one transaction. Returns nothing if it stands. If it was lost, nothing of it has taken
+    def _run_members(self, database: sqlite3.Connection, group: Sequence[Member[Job]]) -> None:
+        """Runs ``group`` as one transaction, or as several if one of them takes the transaction with it. Who does so
+        pays for what was done in vain."""
+        lost, culprit = self._together(database, group)
+        if not lost:
+            return
+        vain = taken_back(lost)
+        if culprit is not None:
+            divided([culprit], *vain)
+            self._run_members(database, lost)
+            return
+        for half in (lost[: len(lost) // 2], lost[len(lost) // 2 :]):  # who it was, only smaller groups show
+            self._run_members(database, half)
+        divided([member for member in lost if member.error is not None] or lost, *vain)
+
+    def _together(self, database: sqlite3.Connection, group: Sequence[Member[Job]]
+                  ) -> tuple[list[Member[Job]], Member[Job] | None]:
+        """Runs ``group`` as one transaction. Returns nobody if it stands. If it was lost, nothing of it has taken
         effect: the members that are over have failed, and those that are returned did well and have to be run again.
+        The other one that is returned has taken it with it; None if that cannot be known.
 
         SQLite rolls the whole transaction back, whatever savepoints there are, if a statement that writes is
         interrupted, and if a trigger or a constraint of the platform says ROLLBACK."""
@@ -169,7 +182,7 @@ class SqliteWriter:
                     if ended:
                         ran.append(member)
                     elif not database.in_transaction:
-                        return ran
+                        return ran, member
                     elif member.is_slow:
                         break
             with charged(*ran or group):
@@ -178,7 +191,7 @@ class SqliteWriter:
             if database.in_transaction:
                 database.execute("ROLLBACK")
             if isinstance(error, sqlite3.IntegrityError) and len(ran) > 1:  # a constraint that is checked at the commit
-                return ran
+                return ran, None
             for member in ran or group:
                 if not member.is_over:
                     member.end(self._failure(error, member))
@@ -189,7 +202,7 @@ class SqliteWriter:
         else:
             for member in ran:
                 member.end()
-        return []
+        return [], None
 
     def _one(self, database: sqlite3.Connection, member: Member[Job], until_ns: int) -> bool:
         """Runs the statements of one member, up to ``until_ns``. Whether they are done. Otherwise it has failed, or is
@@ -199,12 +212,12 @@ class SqliteWriter:
             database.execute("SAVEPOINT one")
             member.result = _write(database, member.write, self._origin)
             database.execute("RELEASE one")
-        except (sqlite3.Error, ApiFailure) as error:
+        except Exception as error:  # noqa: BLE001 - whatever it is, the others of the group have nothing to do with it
             interrupted = getattr(error, "sqlite_errorcode", 0) == sqlite3.SQLITE_INTERRUPT
             if interrupted and not member.stopped and time.monotonic_ns() < member.due_ns:
                 member.is_slow = True
             else:
-                member.end(error if isinstance(error, ApiFailure) else self._failure(error, member))
+                member.end(self._failure(error, member) if isinstance(error, sqlite3.Error) else error)
             self._current, self._limit_ns = None, NEVER_NS
             if database.in_transaction:
                 database.execute("ROLLBACK TO one")

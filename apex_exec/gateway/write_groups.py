@@ -3,7 +3,8 @@
 A commit waits for the disk, which takes longer than most statements. So whatever waits when the database is free forms
 a group: one transaction in which each write has a savepoint of its own. A group holds writes of several plugins in fair
 order (``core.fair``: the plugin that has used the database least is next), and what the commit takes is divided among
-them. A write that fails, is cancelled, or runs out of time leaves the others as they are.
+them. A write that fails, is cancelled, or runs out of time leaves the others as they are; if it takes the transaction
+with it, they are run again, and its plugin pays for what they did in vain.
 """
 
 from __future__ import annotations
@@ -162,10 +163,18 @@ class Groups(Generic[W]):
 
 
 def divided(members: Sequence[Member[Any]], wall_ns: int, cpu_ns: int) -> None:
-    """Charges what was spent for all ``members``, such as a commit, in equal parts."""
+    """Charges what was spent for all ``members``, such as a commit, in equal parts (ns)."""
     for member in members:
         member.wall_ns += wall_ns // len(members)
         member.cpu_ns += cpu_ns // len(members)
+
+
+def taken_back(members: Sequence[Member[Any]]) -> tuple[int, int]:
+    """What ``members`` were charged so far, wall time and CPU time (ns): they are not charged that any longer."""
+    spent = sum(member.wall_ns for member in members), sum(member.cpu_ns for member in members)
+    for member in members:
+        member.wall_ns = member.cpu_ns = 0
+    return spent
 
 
 @contextlib.contextmanager

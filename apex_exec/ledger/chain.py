@@ -17,6 +17,9 @@ from apex_exec.ledger.records import LedgerError
 
 NAME, HOLDER = "chain", "chain.holder"
 ID_BYTES = 16
+HOLDERS_MAX = 256
+"""Lives of a daemon whose marks are kept. The database has the mark of the last one that shipped, and since then there
+may have been others that could not; or the database was restored, and has the mark of an earlier one."""
 
 
 class Chain(msgspec.Struct, frozen=True):
@@ -81,5 +84,7 @@ def holders(state: Path) -> list[str]:
 
 def note_holder(state: Path, holder: str) -> None:
     """Notes the mark of the process that is about to ship the chain. Raises OSError."""
-    known = [one for one in holders(state) if one != holder]
-    replace_file(state / HOLDER, " ".join([holder, *known[:1]]).encode(), only_writer=True)
+    known = holders(state)
+    if known[:1] != [holder]:
+        kept = [one for one in known if one != holder][: HOLDERS_MAX - 1]
+        replace_file(state / HOLDER, " ".join([holder, *kept]).encode(), only_writer=True)

@@ -1,4 +1,5 @@
-"""Decides which events are about a refused call: nothing was done for it, so it is neither usage nor a change. Pure."""
+"""Decides what an event of an API call counts for. A refused call had nothing done for it, so it is neither usage nor a
+change. Pure."""
 
 from __future__ import annotations
 
@@ -23,6 +24,12 @@ def denials(event: Event) -> int:
         return sum(count for code, count in codes.items() if code in DENIED_CODES and isinstance(count, int))
     return int(event.event_type == "access.denied"
                or (event.result != "success" and event.metadata.get("code") in DENIED_CODES))
+
+
+def made(event: Event) -> int:
+    """How many API calls ``event``, which was not refused, is about: one, or the effects that share it."""
+    effects = event.metadata.get("effects")
+    return effects if isinstance(effects, int) and effects > 0 else 1
 
 
 def was_refused(event: Event) -> bool:

@@ -12,7 +12,7 @@ import msgspec
 
 from apex_exec.ledger.reading import Event
 from apex_exec.ledger.records import API_EVENTS, LedgerError
-from apex_exec.ledger.refusals import denials, was_refused
+from apex_exec.ledger.refusals import denials, made, was_refused
 
 QUARANTINE = ("breaker", "open")
 """``action`` and ``metadata.state`` of the ``security.anomaly`` which records that a plugin was paused."""
@@ -108,7 +108,7 @@ def _count(row: Row, event: Event, users: set[str]) -> None:
                                   "by": event.user_id, **_approval(metadata)})
     elif kind in API_EVENTS:
         row.denials += denials(event)
-        row.api_calls += not was_refused(event)
+        row.api_calls += 0 if was_refused(event) else made(event)
         row.data_changes += event.result == "success" and kind in ("data.modification", "data.deletion")
 
 

@@ -6,7 +6,10 @@ module imports no database code, so that the supervisor does not have to load it
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import msgspec
+from msgspec import Meta
 
 from apex_exec.common.operations import NoArgs, Operation
 
@@ -113,6 +116,13 @@ class Plugin(_Args):
     """One plugin."""
 
     plugin: str
+
+
+class Picture(_Args):
+    """One plugin, and which of its pictures is meant: 0 is the icon, 1 the first screenshot."""
+
+    plugin: str
+    number: Annotated[int, Meta(ge=0, le=100)] = 0
 
 
 class Buy(_Args):
@@ -256,6 +266,7 @@ OPERATIONS = (
               "Takes a plugin off the market and stops it where it is installed; or deprecates it."),
     Operation("market.search", Search, "Searches the offers of this marketplace."),
     Operation("market.show", Plugin, "Shows one plugin on offer: versions, price and price history."),
+    Operation("market.picture", Picture, "The icon or a screenshot of a plugin on offer, as bytes."),
     Operation("market.index", Fetched,
               "Checks a fetched index (signature, version, expiry) and looks things up in it."),
     Operation("market.buy", Buy, "Buys a plugin for a user, or one more period."),

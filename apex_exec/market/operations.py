@@ -32,6 +32,7 @@ from apex_exec.market.arguments import (
     Month,
     MonthPage,
     OpenTicket,
+    Picture,
     Plugin,
     Publish,
     Refund,
@@ -55,6 +56,7 @@ from apex_exec.market.shop.index import Index, find, public_facts, search
 from apex_exec.market.shop.storefront import Shop
 from apex_exec.market.store import clock_of, set_clock_back
 from apex_exec.registry import store as registry
+from apex_exec.registry.bundles.pictures import shown_picture
 from apex_exec.registry.bundles.uploads import Uploads
 from apex_exec.registry.context import Context
 
@@ -100,7 +102,8 @@ class Operations:
             "market.publish": self.publish,
             "market.revoke": lambda context, args: review.revoke(
                 context, args.plugin, args.version, args.actor, args.reason, args.deprecate),
-            "market.search": self.search, "market.show": self.show, "market.index": self.index,
+            "market.search": self.search, "market.show": self.show, "market.picture": self.picture,
+            "market.index": self.index,
             "market.buy": self.buy, "market.entitle": self.entitle, "market.refund": self.refund,
             "market.customer": self.customer,
             "market.clock": self.clock,
@@ -153,8 +156,8 @@ class Operations:
                       for one in subs.price_history(db, args.plugin)]
             found = msgspec.json.decode(offer.result) if offer.result else {}
             entry = self.shop.entry(db, offer)
-            return {"id": offer.plugin, "name": entry.name, "permissions": entry.permissions,
-                    "publishedNs": entry.published_ns, "readme": self.shop.readme(offer),
+            return {**self.shop.about(offer), "id": offer.plugin, "name": entry.name, "permissions": entry.permissions,
+                    "publishedNs": entry.published_ns,
                     "version": offer.version, "digest": offer.digest, "author": offer.author,
                     "state": offer.state, "prices": prices, "contact": offer.contact,
                     "responseHours": offer.sla_hours, "coverage": found.get("coverage", ""),
@@ -162,6 +165,13 @@ class Operations:
                                  for one in subs.offered(db, args.plugin)]}
 
         return self.shop.read(work)
+
+    def picture(self, _context: Context, args: Picture) -> Any:
+        """See ``pictures.shown_picture``. Raises Refusal: plugin_unknown, no_picture, digest_changed."""
+        offer = self.shop.read(lambda db: subs.listing(db, args.plugin))
+        if offer is None:
+            raise Refusal("plugin_unknown", f"the marketplace has no {args.plugin[:60]!r}", code=Code.NOT_FOUND)
+        return shown_picture(self.shop.kept(offer)[0], args.number)
 
     def index(self, context: Context, args: Fetched) -> Any:
         """The content of a fetched index, once it was accepted: one entry and the place of its bundle, or the result of

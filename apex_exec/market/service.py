@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable
 import sqlalchemy as sa
 
 from apex_exec.errors import Code, Refusal
-from apex_exec.market import people
+from apex_exec.market import people, support
 from apex_exec.market.arguments import OPERATIONS
 from apex_exec.market.money import invoices
 from apex_exec.market.operations import Operations
@@ -48,7 +48,8 @@ from apex_exec.registry.trials.testing import (
 log = logging.getLogger(__name__)
 
 PUBLISHED_NS = 30 * 10**9
-"""How often a daemon looks whether another one has published, although nobody has said so."""
+"""How often a daemon looks whether another one has published, although nobody has said so, and at the tickets' clocks.
+"""
 
 SUBMISSION_SECONDS_MAX = 300.0
 """How long the tests of one submission and the runs that prove their coverage may take together. Tests that are too
@@ -86,6 +87,8 @@ class Service:
         if now_ns >= self.published_ns or not 0 <= self.published_ns - now_ns <= PUBLISHED_NS:
             self.published_ns = now_ns + PUBLISHED_NS
             self.publish_here()
+            for state, count in self.shop.read(lambda db: support.clocks(db, now_ns)).items():
+                context.measure("market_tickets", (state,), float(count))
         if (now_ns >= self.next_refresh_ns or set_back) and (
                 self.shop.public / "index.json").exists() and self.shop.can_sign:
             index = self.shop.change(self.shop.write_index)

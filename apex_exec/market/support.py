@@ -118,20 +118,35 @@ def find(db: sa.Connection, now_ns: int, plugin: str, state: str, offset: int, l
                                        f"{', '.join(filter(None, STATES))}",
                       code=Code.INVALID_INPUT)
     waits = tickets.c.responded_ns.is_(None)
-    late = sa.and_(tickets.c.paid, sa.func.coalesce(tickets.c.responded_ns, now_ns) - tickets.c.opened_ns
-                   >= RESPONSE_NS)
-    near = sa.and_(tickets.c.paid, waits, tickets.c.opened_ns > now_ns - RESPONSE_NS,
-                   tickets.c.opened_ns <= now_ns - RESPONSE_NS + NEAR_NS)
-    conditions = {"open": tickets.c.closed_ns.is_(None), "waiting": waits, "near": near, "breached": late}
+    conditions = _conditions(now_ns)
     of_plugin = [tickets.c.plugin == plugin] if plugin else []
-    counts = {name: int(db.execute(sa.select(sa.func.count()).select_from(tickets).where(
-        one, *of_plugin)).scalar_one()) for name, one in conditions.items()}
+    counts = {name: _count(db, one, *of_plugin) for name, one in conditions.items()}
     wanted = [*of_plugin, *([conditions[state]] if state else [])]
-    total = int(db.execute(sa.select(sa.func.count()).select_from(tickets).where(*wanted)).scalar_one())
+    total = _count(db, *wanted)
     urgent = sa.case((sa.and_(waits, tickets.c.paid), 0), (waits, 1), else_=2)
     rows = db.execute(sa.select(tickets).where(*wanted).order_by(urgent, tickets.c.opened_ns, tickets.c.id).offset(
         max(0, offset)).limit(max(1, min(PAGE_MAX, limit))))
     return {"tickets": [as_struct(row, Ticket) for row in rows], "total": total, "counts": counts}
+
+
+def clocks(db: sa.Connection, now_ns: int) -> dict[str, int]:
+    """The open tickets that somebody has to answer now: ``near`` their time, or ``late``."""
+    is_open, conditions = tickets.c.closed_ns.is_(None), _conditions(now_ns)
+    return {"near": _count(db, is_open, conditions["near"]),
+            "late": _count(db, is_open, conditions["waiting"], conditions["breached"])}
+
+
+def _conditions(now_ns: int) -> dict[str, sa.ColumnElement[bool]]:
+    waits = tickets.c.responded_ns.is_(None)
+    late = sa.and_(tickets.c.paid, sa.func.coalesce(tickets.c.responded_ns, now_ns) - tickets.c.opened_ns
+                   >= RESPONSE_NS)
+    near = sa.and_(tickets.c.paid, waits, tickets.c.opened_ns > now_ns - RESPONSE_NS,
+                   tickets.c.opened_ns <= now_ns - RESPONSE_NS + NEAR_NS)
+    return {"open": tickets.c.closed_ns.is_(None), "waiting": waits, "near": near, "breached": late}
+
+
+def _count(db: sa.Connection, *conditions: sa.ColumnElement[bool]) -> int:
+    return int(db.execute(sa.select(sa.func.count()).select_from(tickets).where(*conditions)).scalar_one())
 
 
 def report(db: sa.Connection, now_ns: int, plugin: str = "") -> list[dict[str, Any]]:

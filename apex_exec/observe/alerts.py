@@ -106,6 +106,12 @@ ALERTS = (
           "{P}market_index_expires_timestamp_seconds{J} > 0",
           "the marketplace's index expires within a day",
           "Its operator publishes a new one: `apex-exec market publish`."),
+    Alert("ApexExecTicketsNear", "warning", 1, '{P}market_tickets{J,state="near"} > 0',
+          "{{ $value }} tickets of paid plugins have to be answered within four hours",
+          "The page Support of the console has them first; an author answers with `market ticket respond`."),
+    Alert("ApexExecTicketsLate", "critical", 1, '{P}market_tickets{J,state="late"} > 0',
+          "{{ $value }} tickets of paid plugins were not answered within 24 hours",
+          "Answer them now (`market ticket list` names their plugins), and tell the customers: the promise is broken."),
 )
 
 

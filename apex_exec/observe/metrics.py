@@ -104,6 +104,8 @@ METRICS = _table(
     Metric("market_index_stale", "gauge", "1 while the marketplace's index has expired or was never fetched."),
     Metric("market_index_expires_timestamp_seconds", "gauge",
            "When the latest accepted index expires."),
+    Metric("market_tickets", "gauge", "Open tickets of paid plugins without a first answer: near the end of their "
+           "24 hours (four hours or less), or late.", ("state",)),
     Metric("market_revoked_total", "counter", "Installed versions that the marketplace's index revoked."),
     Metric("fleet_nodes", "gauge", "Nodes of the fleet, this one included, by state.", ("state",)),
     Metric("fleet_owned_plugins", "gauge", "Plugins that this node owns."),
@@ -228,9 +230,9 @@ class Metrics:
         self._settle()
         return self._values.get((name, labels), 0.0)
 
-    def observe(self, name: str, labels: Labels, value: float) -> None:
-        """Adds one observation, in seconds, to a histogram."""
-        self._observe((name, labels), METRICS[name].buckets, value)
+    def observe(self, name: str, labels: Labels, value: float, count: int = 1) -> None:
+        """Adds ``count`` observations of ``value`` seconds to a histogram."""
+        self._observe((name, labels), METRICS[name].buckets, value, count)
 
     def _histogram(self, key: _Key, buckets: tuple[float, ...]) -> _Histogram:
         histogram = self._histograms.get(key)
@@ -238,10 +240,10 @@ class Metrics:
             histogram = self._histograms[key] = _Histogram(len(buckets))
         return histogram
 
-    def _observe(self, key: tuple[str, Labels], buckets: tuple[float, ...], value: float) -> None:
+    def _observe(self, key: tuple[str, Labels], buckets: tuple[float, ...], value: float, count: int = 1) -> None:
         histogram = self._histogram(key, buckets)
-        histogram.counts[bisect_left(buckets, value)] += 1
-        histogram.sum += value
+        histogram.counts[bisect_left(buckets, value)] += count
+        histogram.sum += value * count
         self._changed[key] = None
 
     def invocation(self, verdict: Verdict, code: str) -> None:

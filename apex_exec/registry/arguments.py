@@ -78,8 +78,24 @@ class CanaryArgs(_Args):
     user: str | None = None
 
 
+class PreviewArgs(_Args):
+    """A plugin, and the call that shows what it does. There is no user to name: the answer is shown to somebody who may
+    not see what a user may."""
+
+    id: str
+    hook: str
+    payload: dict[str, Any] | None = None
+
+
+class PictureArgs(_Args):
+    """A plugin, and which of its pictures is meant: 0 is the icon, 1 the first screenshot."""
+
+    id: str
+    number: Annotated[int, Meta(ge=0, le=100)] = 0
+
+
 class UpgradeArgs(BundleArgs):
-    """A newer bundle, and the call to try it with."""
+    """A newer bundle, and the call to try it with. An ``id`` refuses the bundle of another plugin."""
 
     hook: str | None = None
     payload: dict[str, Any] | None = None
@@ -190,6 +206,9 @@ OPERATIONS = (
     Operation("plugin.revokeVersion", DigestArgs, "Revokes one version for good and stops it."),
     Operation("plugin.verify", CanaryArgs,
               "Checks files, signature and permissions, and makes one live call.", lane="slow"),
+    Operation("plugin.preview", PreviewArgs,
+              "Makes one live call, and shows its result and the effects that no host gets.", lane="slow"),
+    Operation("plugin.picture", PictureArgs, "The icon or a screenshot of what is served, as bytes."),
     Operation("plugin.list", NoArgs, "Every plugin."),
     Operation("plugin.show", PluginArgs, "Shows all that is known about one plugin."),
     Operation("plugin.request", PermissionArgs, "Shows the open request for a permission, or makes one."),

@@ -16,7 +16,8 @@ from types import MappingProxyType
 from typing import Any, NamedTuple, TypeVar
 
 import sqlalchemy as sa
-from sqlalchemy.exc import DatabaseError, DBAPIError, OperationalError, SQLAlchemyError
+from sqlalchemy.exc import DatabaseError, DBAPIError, InvalidRequestError, SQLAlchemyError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from apex_exec.common.backoff import Backoff
 from apex_exec.common.sqlite import open_ours, path_of
@@ -150,8 +151,8 @@ def transact(engine: sa.Engine, name: str, work: Callable[[sa.Connection], T], *
         try:
             with engine.execution_options(reads=reads).begin() as db:
                 return work(db)
-        except (OperationalError, DBAPIError) as error:
-            if getattr(error.orig, "sqlstate", "") in ("40001", "40P01") and attempt < ATTEMPTS_MAX:
+        except (DBAPIError, InvalidRequestError, PoolTimeout) as error:  # the last two: no connection could be had
+            if getattr(getattr(error, "orig", None), "sqlstate", "") in ("40001", "40P01") and attempt < ATTEMPTS_MAX:
                 time.sleep(random.uniform(0, pauses.take()))
                 continue
             raise unusable(name, error) from error
@@ -179,8 +180,10 @@ def unusable(name: str, error: Exception) -> Refusal:
     return Refusal("store_unusable", f"the {name} store cannot be used: {line[:300]}", hint=hint)
 
 
+_READ_ONLY = "the database server is read-only: it is a standby, or was made so; name the primary in the URL"
 _HINTS = {
-    "25006": "the database server is read-only: it is a standby, or was made so; name the primary in the URL",
+    "0A000": _READ_ONLY,  # a standby takes no serializable transaction, and ours ask for nothing else that is not there
+    "25006": _READ_ONLY,
     "53100": "the disk of the database server is full: free some space there and try again",
     "53300": "the database server accepts no more connections: raise its max_connections, or use a pooler",
     "57014": f"the database server was too slow: a statement took over {STATEMENT_MS // 1000} s; look at its load",

@@ -18,7 +18,7 @@ import sqlalchemy as sa
 from apex_exec.common.names import UUID
 from apex_exec.common.operations import NoArgs
 from apex_exec.errors import Code, Refusal
-from apex_exec.registry import door_tokens, lifecycle, upgrade, views
+from apex_exec.registry import door_tokens, lifecycle, previews, upgrade, views
 from apex_exec.registry import store as db_
 from apex_exec.registry.arguments import (
     BundleArgs,
@@ -146,6 +146,9 @@ def _user(args: UserArgs) -> str:
 
 def _upgrade(ctx: Context, args: UpgradeArgs) -> dict[str, Any]:
     bundle, signatures = _bundle(ctx, args)
+    if args.id is not None and args.id != bundle.manifest.id:
+        raise Refusal("other_plugin", f"the bundle is a version of {bundle.manifest.id}, not of {args.id[:50]!a}",
+                      code=Code.INVALID_INPUT, hint="choose another file")
     with _about(bundle.manifest.id):
         return upgrade.upgrade(ctx, bundle, signatures, upgrade.CanaryCall(args.hook, args.payload, args.user))
 
@@ -240,6 +243,8 @@ HANDLERS: dict[str, Handler] = {
     "plugin.remove": lambda ctx, a: lifecycle.remove(ctx, a.id),
     "plugin.revokeVersion": lambda ctx, a: lifecycle.revoke_version(ctx, a.digest, a.reason),
     "plugin.verify": lambda ctx, a: views.verify(ctx, a.id, a.hook, a.payload, a.user),
+    "plugin.preview": previews.preview,
+    "plugin.picture": previews.picture,
     "plugin.list": lambda ctx, a: {"plugins": views.list_all(ctx)},
     "plugin.show": lambda ctx, a: views.show(ctx, a.id),
     "plugin.request": _request,

@@ -105,7 +105,8 @@ def bound(engine: sa.Engine) -> None:
 
     @sa.event.listens_for(engine, "rollback")
     def rollback(db: sa.Connection) -> None:
-        _watch.set(db.connection.dbapi_connection, WAIT_SECONDS)
+        if not db.invalidated:  # its connection has ended: nothing is waited for, and there is none to look at
+            _watch.set(db.connection.dbapi_connection, WAIT_SECONDS)
 
     @sa.event.listens_for(engine, "checkin")
     def checkin(connection: Any, _record: Any) -> None:

@@ -100,12 +100,10 @@ def switch(ctx: Context, new: VersionRow, canary: CanaryCall, operation: str) ->
                               ctx.now_ns())
 
     before, spec = ctx.store.transact(tried)
+    call = checks.canary_call(manifest, canary.hook, canary.payload, canary.user)
     try:
-        ctx.ask("canary", {"spec": msgspec.to_builtins(spec), **checks.canary_call(
-            manifest, canary.hook, canary.payload, canary.user)}, CANARY_SECONDS)
+        ctx.ask("canary", {"spec": msgspec.to_builtins(spec), **call}, CANARY_SECONDS)
     except Refusal as error:
-        if error.reason == "hook_not_declared":
-            raise
         error.message = checks.in_source(ctx, new.digest, error.message)
         if not new.served_ns:  # a version that was served before keeps its state: this is a rollback
             why = f"it failed its trial: {error.message}"[:500]

@@ -35,11 +35,11 @@ def list_all(ctx: Context) -> list[dict[str, Any]]:
 
     rows = ctx.store.transact(work)
     known = {row["id"] for row in rows}
-    rows += [_folder_row(made) for made in _folder_bundles(ctx) if made.manifest.id not in known]
+    rows += [_folder_row(made) for made in folder_bundles(ctx) if made.manifest.id not in known]
     return sorted(rows, key=lambda row: str(row["id"]))
 
 
-def _folder_bundles(ctx: Context) -> list[Bundle]:
+def folder_bundles(ctx: Context) -> list[Bundle]:
     """The bundles in ``plugins_dir`` now. If one is left out, the daemon's log says why."""
     found: list[Bundle] = []
     if folder := ctx.settings.plugins_dir:
@@ -106,7 +106,7 @@ def show(ctx: Context, plugin: str) -> dict[str, Any]:
     try:
         return ctx.store.transact(work)
     except Refusal as error:
-        made = next((made for made in _folder_bundles(ctx) if made.manifest.id == plugin), None)
+        made = next((made for made in folder_bundles(ctx) if made.manifest.id == plugin), None)
         if error.reason != "plugin_not_found" or made is None:
             raise
         return {**_folder_row(made), **_manifest_facts(made.manifest, ctx), "digest": made.digest, "approved": [],

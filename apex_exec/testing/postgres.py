@@ -48,8 +48,9 @@ class Postgres:
     Everybody on this machine may connect as its superuser, so it may hold only what tests put into it.
     """
 
-    def __init__(self, folder: Path, *, durable: bool = False) -> None:
-        """``durable``: what is committed survives ``kill``, as on a server that is meant to keep anything."""
+    def __init__(self, folder: Path, *, durable: bool = False, standby_of: Postgres | None = None) -> None:
+        """``durable``: what is committed survives ``kill``, as on a server that is meant to keep anything. With
+        ``standby_of`` it follows that server, and only answers queries until ``promote``."""
         self._durable = durable
         self.folder = folder
         """Where the socket is."""
@@ -60,8 +61,12 @@ class Postgres:
         if os.geteuid() == 0:
             shutil.chown(folder, OWNER)
         folder.chmod(0o755)
-        self._run(self._initdb, "-D", self._data, "-U", OWNER, "--auth=trust", "--no-sync", "-E", "UTF8",
-                  "--locale=C.UTF-8")
+        if standby_of is None:
+            self._run(self._initdb, "-D", self._data, "-U", OWNER, "--auth=trust", "--no-sync", "-E", "UTF8",
+                      "--locale=C.UTF-8")
+        else:
+            self._run(find_binary("pg_basebackup"), "-h", standby_of.folder, "-U", OWNER, "-D", self._data, "-R",
+                      "-X", "stream", "-c", "fast", "--no-sync")
         self.start()
 
     def start(self) -> None:
@@ -71,6 +76,10 @@ class Postgres:
                 ("fsync=on",) if self._durable else ("fsync=off", "synchronous_commit=off", "full_page_writes=off")),
             "max_connections=90", "shared_buffers=32MB"))
         self._run(self._control, "-D", self._data, "-l", self.folder / "log", "-o", options, "-w", "-t", 60, "start")
+
+    def promote(self) -> None:
+        """A standby becomes a server of its own. Raises RuntimeError."""
+        self._run(self._control, "-D", self._data, "-w", "-t", 60, "promote")
 
     def signal(self, number: int) -> None:
         """Sends a signal to the server's first process, and with SIGSTOP and SIGCONT to all others of the server too.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated
 
 import msgspec
@@ -33,6 +34,7 @@ class _OnlyId(msgspec.Struct):
     id: _AnyId
 
 
+_LEFT_OUT = re.compile(r"missing required field `(\w+)`")
 MAP_FIELDS = ("args", "error")
 """The fields of the envelope that are maps and are decoded with it."""
 _decode_fields = msgspec.msgpack.Decoder(dict[str, msgspec.Raw]).decode
@@ -63,6 +65,8 @@ def decode_request(body: bytes, bytes_max: int) -> HostRequest:
         if "got `array`" in str(error) and (mapped := _with_maps(body)) is not None:
             return decode_request(mapped, len(mapped))
         text, path = text_and_path(error)
+        if path == "$" and (left_out := _LEFT_OUT.search(text)):
+            path = f"$.{left_out[1]}"
         is_nobodys = path in ("$.type", "$.id", "$")
         raise WireError(Code.PROTOCOL_ERROR if is_nobodys else Code.INVALID_INPUT, text,
                         {"path": path} if path != "$" else None) from None

@@ -19,7 +19,12 @@ CONTROL = b"2"
 WIRE = 1
 """The version of all this. Nodes whose lists of versions have none in common do not talk to each other."""
 
+COUNTS_MAX = 10_000
+"""Requests of the last minute in one message of a hand-over: half a megabyte. More is handed over in several."""
 Text = Annotated[str, Meta(max_length=100)]
+Version = Annotated[str, Meta(max_length=100, pattern=r"^[0-9A-Za-z.+_-]*$")]
+"""It is written to logs and to terminals."""
+Age = Annotated[int, Meta(ge=0, le=60_000)]
 NodeState = Literal["joining", "serving", "leaving"]
 
 
@@ -32,7 +37,7 @@ class NodeIs(Said, tag="node"):
     host methods of its own hosts. ``answer`` is True of the first answer to it."""
 
     name: Text
-    version: Text
+    version: Version
     state: NodeState
     executes: bool
     protocol: Annotated[list[int], Meta(max_length=64)]
@@ -47,7 +52,8 @@ class HandOver(Said, tag="handover"):
 
     slots: Annotated[list[Annotated[int, Meta(ge=0, le=65_535)]], Meta(max_length=65_536)]
     left_ms: Annotated[int, Meta(ge=0)]
-    windows: dict[str, list[tuple[int, Text]]] = {}
+    windows: Annotated[dict[Text, Annotated[list[tuple[Age, Text]], Meta(max_length=COUNTS_MAX)]], Meta(
+        max_length=COUNTS_MAX)] = {}
     warm: Annotated[list[Text], Meta(max_length=1000)] = []
 
 

@@ -79,6 +79,7 @@ def test_status_and_top_show_each_plugin_and_sort(daemon: Daemon) -> None:
     assert lines[0].startswith("apex-exec/") and lines[1].split()[:2] == ["plugin", "state"]
     assert lines[2].startswith("crasher")
     once = at(daemon, "top", "--seconds", "0.2", "--sort", "id")
+    assert "top needs a terminal to be live" in once.stderr and "apex-exec top --json" in once.stderr
     assert once.returncode == 0 and once.stdout.splitlines()[2].startswith("action-router")
     rows = json.loads(at(daemon, "top", "--seconds", "0.2", "--json").stdout)
     assert {row["id"] for row in rows} == set(shown) and all(row["calls"] == 0 for row in rows)
@@ -92,6 +93,10 @@ def test_top_on_a_terminal_refreshes_sorts_at_a_key_and_gives_the_terminal_back(
         os.close(theirs)
         seen = _read_until(ours, b"*calls/s")
         os.write(ours, b"m")
+        seen = _read_until(ours, b"*mem MB")
+        os.write(ours, b"\r")
+        seen = _read_until(ours, b"esc back")
+        os.write(ours, b"\x1b")
         seen = _read_until(ours, b"*mem MB")
         os.write(ours, b"q")
         seen = _read_until(ours, b"\x1b[?1049l")  # the screen that was there before

@@ -7,8 +7,8 @@ from html.parser import HTMLParser
 
 TAGS = frozenset("""html head meta title link script body a header nav form input span b small button main p h1 h2 h3
     footer svg path rect polyline section div table thead tbody tr th td dl dt dd ul ol li label select option details
-    summary pre code time article textarea fieldset legend tfoot colgroup col""".split())
-"""Every element that our templates have. An image, a frame or an object is none of them."""
+    summary pre code time figure figcaption img article textarea fieldset legend tfoot colgroup col""".split())
+"""Every element that our templates have. A frame or an object is none of them."""
 UNSEEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 MARK = "zzmark"
 """Is in the name of every element, attribute and scheme that the attacks try to bring in."""

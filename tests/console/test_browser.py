@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from apex_exec.client import CallError
-from tests.console.walks import axe_source, complaints, faults, press, sign_in
+from tests.console.walks import axe_source, complaints, faults, press, sign_in, tab_to
 from tests.support.chromium import WIDTHS, be_wide, chromium, photograph
 from tests.support.console import Console, wait_until
 from tests.support.daemon import ECHO, EXAMPLES, Daemon, write_plugin
@@ -21,7 +21,8 @@ PHOTOGRAPHS = "APEXTEST_PHOTOGRAPHS"
 """Names a folder in which the run leaves its photographs; without it they go with the run's folder."""
 PLUGINS = 50
 SPIN = {"action": "spin", "context": {}}
-PAGES = {"overview": "/", "plugins": "/plugins", "plugin": "/plugins/spinner", "approvals": "/approvals",
+PAGES = {"overview": "/", "plugins": "/plugins", "plugin": "/plugins/spinner", "settings": "/plugins/spinner/settings",
+         "try": "/plugins/spinner/try", "upgrade": "/plugins/spinner/upgrade", "approvals": "/approvals",
          "audit": "/audit", "doctor": "/doctor"}
 
 
@@ -108,6 +109,11 @@ def test_everything_is_reached_by_the_keyboard_alone(console: Console, daemon: D
         for wanted in ("Overview", "Plugins", "Audit", "Doctor", "reason", "Quarantine"):
             assert wanted in seen, (wanted, seen)
         assert any(one.startswith("Restart its worker") for one in seen), seen
+        tab_to(browser, "#reason", "it spins too long", Keys.ENTER)
+        assert "spinner is stopped: it spins too long" in browser.find_element("css selector", "main").text
+        tab_to(browser, "form[action$='/release'] button", Keys.ENTER)
+        tab_to(browser, "form[action$='/enable'] button", Keys.ENTER)
+        assert "spinner is enabled for everybody" in browser.find_element("css selector", "main").text
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

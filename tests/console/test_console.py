@@ -10,7 +10,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import psutil
@@ -19,6 +18,7 @@ import pytest
 from apex_exec.client import AdminClient
 from apex_exec.console.web import STATIC
 from tests.console.pages_of_ours import text_of
+from tests.support.certificates import certificate_for
 from tests.support.console import Console, wait_until
 from tests.support.daemon import ECHO, Daemon, write_plugin
 
@@ -94,25 +94,8 @@ def test_at_rest_it_is_small_and_asks_nothing_and_pages_are_light(daemon: Daemon
         assert sum(len(gzip.compress(path.read_bytes())) for path in STATIC.iterdir()) <= SENT_BYTES_MAX
 
 
-def _certificate(folder: Path) -> tuple[Path, Path]:
-    from cryptography import x509
-    from cryptography.hazmat.primitives import hashes, serialization
-    from cryptography.hazmat.primitives.asymmetric import ec
-
-    key, name = ec.generate_private_key(ec.SECP256R1()), x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "c")])
-    now = datetime.now(UTC)
-    made = x509.CertificateBuilder().subject_name(name).issuer_name(name).public_key(key.public_key()).serial_number(
-        1).not_valid_before(now - timedelta(days=1)).not_valid_after(now + timedelta(days=1)).add_extension(
-            x509.SubjectAlternativeName([x509.DNSName("console.example")]), False).sign(key, hashes.SHA256())
-    certificate, private = folder / "c.pem", folder / "k.pem"
-    certificate.write_bytes(made.public_bytes(serialization.Encoding.PEM))
-    private.write_bytes(key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8,
-                                          serialization.NoEncryption()))
-    return certificate, private
-
-
 def test_with_tls_others_may_reach_it_and_the_cookie_is_secure(daemon: Daemon, tmp_path: Path) -> None:
-    certificate, private = _certificate(tmp_path)
+    certificate, private = certificate_for(tmp_path, "console.example")
     config = {"console.tls_certificate": str(certificate), "console.tls_key": str(private),
               "console.hosts": ["console.example"], "console.address": "0.0.0.0:0"}
     with Console(daemon, "--address=0.0.0.0:0", config=config) as console:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from apex_exec.console.figures import LOOKS_MAX, History, Shares, quantile_ms, sparkline, verdict
+from apex_exec.console.figures import LOOKS_MAX, PLUGINS_MAX, History, Uses, plot, quantile_ms, verdict
 from apex_exec.console.rendering import ms, number, percent, shown, unfolded, when, whole
 from apex_exec.observe.metrics import LATENCY_SECONDS
 
@@ -67,17 +67,37 @@ def test_rates_are_of_the_last_seconds_and_begin_anew_with_another_daemon() -> N
 
 
 def test_the_line_stays_in_its_box() -> None:
-    assert sparkline([]) == sparkline([(0.0, 1.0)]) == ""
-    points = [tuple(map(float, point.split(","))) for point in sparkline([(4.0, 0.0), (2.0, 8.0), (0.0, 4.0)]).split()]
+    assert plot([]) is plot([(0.0, 1.0)]) is None
+    drawn = plot([(4.0, 0.0), (2.0, 8.0), (0.0, 4.0)])
+    assert drawn is not None and (drawn.top, drawn.limit, drawn.seconds) == (8.0, None, 4.0)
+    points = [tuple(map(float, point.split(","))) for point in drawn.points.split()]
     assert points == [(0.0, 46.0), (150.0, 2.0), (300.0, 24.0)]
 
 
-def test_cpu_is_a_share_between_two_looks() -> None:
-    shares = Shares()
-    assert shares.percent("a", 1.0, 0.0) is None and shares.percent("a", 1.5, 5.0) == pytest.approx(10)
-    assert shares.percent("a", 9.0, 5.5) == pytest.approx(10)  # too soon
-    assert shares.percent("a", 0.0, 10.0) is None  # the daemon began anew
-    assert shares.percent("a", 1.0, 100.0) is None  # nobody looked for long
+def test_a_plot_has_room_for_the_limit_and_says_when_it_was_passed() -> None:
+    below, above = plot([(2.0, 5.0), (0.0, 5.0)], 50.0), plot([(2.0, 100.0), (0.0, 5.0)], 50.0)
+    assert below is not None and (below.top, below.limit, below.over) == (50.0, 2.0, False)
+    assert above is not None and (above.top, above.limit, above.over) == (100.0, 24.0, True)
+
+
+def test_what_a_plugin_uses_is_what_lies_between_two_looks_and_few_plugins_are_kept() -> None:
+    uses = Uses()
+
+    def look(cpu: float, calls: int, at: float, plugin: str = "a") -> Any:
+        return uses.add(plugin, {"cpuSeconds": cpu, "calls": calls, "memoryMb": 4.0, "p99Ms": None, "limits": {
+            "memory_mb": 50, "timeout_ms": 500, "cpu_percent": 10}}, at)
+
+    first, second = look(1.0, 10, 0.0), look(1.5, 60, 5.0)
+    assert first["share"] is first["rate"] is first["memory"] is None
+    assert (second["share"], second["rate"]) == (pytest.approx(10), pytest.approx(10))
+    assert second["memory"].top == 50 and second["cpu"] is None, "a share needs two looks, and its line three"
+    assert look(9.0, 99, 5.5)["share"] == pytest.approx(10)  # too soon
+    assert look(2.0, 70, 10.0)["cpu"].points.count(",") == 2
+    assert look(0.0, 0, 15.0)["share"] is None  # the daemon began anew
+    assert look(1.0, 5, 100.0)["share"] is None  # nobody looked for long
+    for other in range(PLUGINS_MAX):
+        look(1.0, 1, 101.0, f"other-{other}")
+    assert look(1.5, 6, 105.0)["share"] is None
 
 
 def test_numbers_are_written_as_people_read_them() -> None:

@@ -13,6 +13,7 @@ from urllib.parse import quote
 import pytest
 
 from apex_exec.config import ROLES
+from apex_exec.console.pictures import CSP as PICTURES_CSP
 from apex_exec.console.review_pages import CHECKLIST
 from apex_exec.daemon.administration.role_table import role_needed
 from apex_exec.ledger.reading import Filter, read_events
@@ -20,6 +21,7 @@ from apex_exec.market.review import states
 from tests.console.pages_of_ours import text_of
 from tests.console.test_attacks import HOSTILE
 from tests.market.shops import at
+from tests.registry.test_pictures import GOOD, png
 from tests.support.console import Browser, Console
 from tests.support.daemon import Daemon, wait_for
 from tests.support.market import CODE, books, sell, user, write_sums
@@ -36,9 +38,15 @@ def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
     folder = tmp_path_factory.mktemp("market")
     with_books = books(folder / "d" / "state")
     with_books.now_ns = at("2026-08-05")
-    with_books.publish(write_sums(folder / "one", author="=ACME"))
+    shown_folder = write_sums(folder / "one", author="=ACME", icon="icon.svg", screenshots=["1.png"],
+                              description=HOSTILE[1], changelog="NEWS.md", files={
+                                  "icon.svg": GOOD.decode(), "NEWS.md": "\n".join(HOSTILE)})
+    (shown_folder / "1.png").write_bytes(png(16, 10))
+    with_books.publish(shown_folder)
     with_books.publish(write_sums(folder / "evil-0", "evil", "0.9.0", name=HOSTILE[1][:90], author=HOSTILE[0]))
     sell(with_books, "2026-08", "sums", [(user(n), name) for n, name in enumerate((*FORMULAS[:4], HOSTILE[0]))])
+    with_books.now_ns = time.time_ns() - 25 * 3600 * 10**9
+    with_books("market.ticket.open", plugin="sums", userId=user(1), subject="nobody has answered for a day")
     with_books.now_ns = time.time_ns()
     with_books.scan_warnings = [f"plugin.py:9: {text.splitlines()[0]}: mend it" for text in HOSTILE]
     shown = with_books("market.submit", submitter="ann", path=str(write_sums(
@@ -50,7 +58,7 @@ def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
         with_books("market.comment", submission=shown["id"], reviewer=f"rita {text[:9]}".replace("\x1b", ""),
                    file="plugin.py", line=9, text=f"see {text}")
         with_books("market.ticket.open", plugin="sums", userId=user(1), subject=f"help {text}")
-    with_books("market.ticket.respond", ticket=1, responder=HOSTILE[0], text=" ".join(HOSTILE))
+    with_books("market.ticket.respond", ticket=2, responder=HOSTILE[0], text=" ".join(HOSTILE))
     with_books.close()
     with Daemon(folder / "d", None) as running:
         yield running
@@ -72,7 +80,7 @@ PAGES = ("/review", f"/review/{EVIL}", f"/review/{EVIL}?base=-1", f"/review/{EVI
          f"/review/{EVIL}/file?path=plugin.py&view=diff", f"/review/{EVIL}/file?path=plugin.py&line=9",
          f"/review/{EVIL}/file?path=README.md", "/market", "/market/evil", "/market/sums", "/mine", "/money",
          "/money/2026-08", "/money/2026-08/invoice?customer=" + quote(HOSTILE[0]), "/support?state=", "/support/1",
-         "/support/10", "/approvals")
+         "/support/2", "/support/10", "/approvals")
 
 
 @pytest.mark.parametrize("path", PAGES)
@@ -116,6 +124,29 @@ def test_no_address_leads_to_a_file_outside_the_bundle(rita: Browser, path: str)
     answer = rita.get(f"/review/{EVIL}/file?path={quote(path, safe='')}")
     assert answer.status in (400, 404, 500) or "root:" not in answer.body
     assert "PRIVATE KEY" not in answer.body and "root:" not in answer.body
+
+
+def test_pictures_of_a_listing_can_run_nothing_and_there_are_no_others(rita: Browser) -> None:
+    page = rita.get("/market/sums")
+    assert HOSTILE[1] in text_of(page.body) and HOSTILE[0] in text_of(page.body)
+    named = re.findall(r'<img [^>]*src="(/market/sums/pictures/[^"]+)"', page.body)
+    assert len(named) == 2 and '<img class="icon" src="/market/sums/pictures/0?v=' in rita.get("/market").body
+    icon, screenshot = map(rita.get, named)
+    assert (icon.headers["content-type"], screenshot.headers["content-type"]) == ("image/svg+xml", "image/png")
+    assert icon.body.encode() == GOOD and "attachment" in icon.headers["content-disposition"]
+    for answer in (icon, screenshot):
+        assert answer.status == 200 and answer.headers["content-security-policy"] == PICTURES_CSP
+        assert answer.headers["x-content-type-options"] == "nosniff"
+    for path in ("/market/sums/pictures/2", "/market/evil/pictures/0", "/market/nobody/pictures/0",
+                 "/market/sums/pictures/../../../etc/passwd"):
+        answer = rita.get(path)
+        assert answer.status == 404 and "root:" not in answer.body
+
+
+def test_a_ticket_that_is_late_is_shown_first_and_alerted(rita: Browser, daemon: Daemon) -> None:
+    daemon.wait_metric('market_tickets{state="late"}', 1, 60)
+    page = text_of(rita.get("/support").body)
+    assert "breached 1 h 0" in page and page.index("nobody has answered for a day") < page.index("help ")
 
 
 def test_csv_runs_no_formula_and_is_a_download(rita: Browser) -> None:

@@ -12,8 +12,9 @@ import pytest
 
 from apex_exec.registry.trust.signing import key_id_of, load_private, new_key, raw_public
 from tests.console.test_browser import PHOTOGRAPHS, faint
-from tests.console.walks import axe_source, complaints, faults, press, seen, sign_in, write
+from tests.console.walks import axe_source, complaints, faults, press, seen, sign_in, tab_to, write
 from tests.market.shops import at
+from tests.registry.test_pictures import png
 from tests.support.chromium import WIDTHS, be_wide, chromium, photograph
 from tests.support.console import Console, wait_until
 from tests.support.daemon import ECHO, USER, Daemon, write_plugin
@@ -21,6 +22,10 @@ from tests.support.market import CODE, README, books, close, sell, user, write_s
 
 pytestmark = [pytest.mark.system, pytest.mark.timeout(900)]
 FIRST, SECOND, MENDED = 1, 2, 3
+ICON = ('<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 44 44"><rect width="44" height="44" fill="#0a7"/>'
+        '<path d="M10 10h24M10 34h24M10 10l12 12-12 12" stroke="#fff" stroke-width="4" fill="none"/></svg>')
+ENTER, TAB = "\ue007", "\ue004"
+"""As WebDriver writes these keys."""
 PAGES = {"review": "/review", "submission": f"/review/{SECOND}", "source": f"/review/{SECOND}/file?path=plugin.py",
          "comment": f"/review/{SECOND}/file?path=plugin.py&line=10", "market": "/market",
          "diff": f"/review/{SECOND}/file?path=plugin.py&view=diff",
@@ -41,7 +46,11 @@ def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
     folder = tmp_path_factory.mktemp("market")
     kept = books(folder / "d" / "state")
     kept.now_ns = at("2026-07-05")
-    kept.publish(write_sums(folder / "one"))
+    shown = write_sums(folder / "one", icon="icon.svg", screenshots=["1.png", "2.png"], licence="MIT", files={
+        "icon.svg": ICON}, description="Adds up the orders of a table, refunds included.")
+    for number in (1, 2):
+        (shown / f"{number}.png").write_bytes(png(64, 40))
+    kept.publish(shown)
     for month, count, closed in (("2026-07", 4, "2026-08-02"), ("2026-08", 7, "2026-09-02"), ("2026-09", 9, "")):
         sell(kept, month, "sums", [(user(n + 20 * count), f"Customer {n % 4}") for n in range(count)])
         if closed:
@@ -206,19 +215,19 @@ def test_a_wrong_key_signs_nothing_and_the_page_says_why(console: Console, daemo
         assert kept["state"] == "approved" and kept["reason"] == "they need it"
 
 
-def test_finance_closes_a_month_and_prints_an_invoice(console: Console, daemon: Daemon, tmp_path: Path) -> None:
+def test_finance_closes_a_month_and_prints_an_invoice_by_keyboard_alone(console: Console, daemon: Daemon,
+                                                                        tmp_path: Path) -> None:
     with chromium(tmp_path) as browser:
         be_wide(browser, 1440)
         sign_in(browser, console, "fay", "finance")
-        press(browser, "nav a[href='/money']")
-        press(browser, "a[href='/money/2026-09']")
+        tab_to(browser, "nav a[href='/money']", ENTER)
+        tab_to(browser, "main a[href='/money/2026-09']", ENTER)
         wait_until(lambda: browser.find_elements("css selector", "#sure"), 60, "statement")
-        write(browser, "#sure", "2026-09")
-        press(browser, "form[action$='/close'] button")
+        tab_to(browser, "#sure", "2026-09", ENTER)
         wait_until(lambda: "2026-09 closed" in seen(browser), 120, "closed month")
         assert daemon.operate("billing.months")["months"][0]["month"] == "2026-09"
-        press(browser, "a[href='/money/2026-09?customer=Customer+1']")
-        press(browser, "a[href^='/money/2026-09/invoice']")
+        tab_to(browser, "a[href='/money/2026-09?customer=Customer+1']", ENTER)
+        tab_to(browser, "a[href^='/money/2026-09/invoice']", ENTER)
         assert "final: the month is closed" in seen(browser) and "To pay" in seen(browser)
         data = browser.execute_cdp_cmd("Page.printToPDF", {})["data"]
         assert len(data) > 5000
@@ -229,15 +238,39 @@ def test_finance_closes_a_month_and_prints_an_invoice(console: Console, daemon: 
         assert not complaints(browser)
 
 
-def test_a_manager_enables_a_plugin_for_one_user(console: Console, daemon: Daemon, tmp_path: Path) -> None:
+def test_a_manager_enables_a_plugin_for_one_user_by_keyboard_alone(console: Console, daemon: Daemon,
+                                                                   tmp_path: Path) -> None:
     with chromium(tmp_path) as browser:
         be_wide(browser, 390)
         sign_in(browser, console, "mara", "operator")
-        browser.get(f"{console.origin}/plugins/report")
-        press(browser, "form[action$='/disable'] button")
-        press(browser, ".orders summary")
-        write(browser, "#user", USER)
-        press(browser, "form.line[action$='/enable'] button")
+        tab_to(browser, "nav a[href='/plugins']", ENTER)
+        tab_to(browser, "input[type=search]", "repo", ENTER)
+        tab_to(browser, "a[href='/plugins/report']", ENTER)
+        tab_to(browser, "form[action$='/disable'] button", ENTER)
+        assert "report is disabled for everybody" in seen(browser)
+        tab_to(browser, ".orders summary", ENTER)
+        tab_to(browser, "#user", USER, ENTER)
         assert f"report is enabled for user {USER}" in seen(browser)
         assert daemon.operate("plugin.show", id="report")["users"] == [USER]
+        assert not complaints(browser)
+
+
+def test_a_reviewer_takes_a_submission_and_comments_on_a_line_by_keyboard_alone(console: Console, daemon: Daemon,
+                                                                                tmp_path: Path) -> None:
+    kept = books(daemon.state)
+    one = kept("market.submit", submitter="ann", path=str(write_sums(tmp_path / "tallies", "tallies")))["id"]
+    kept.close()
+    with chromium(tmp_path) as browser:
+        be_wide(browser, 1440)
+        sign_in(browser, console, "kim", "reviewer")
+        tab_to(browser, "nav a[href='/review']", ENTER)
+        tab_to(browser, f"a[href='/review/{one}']", ENTER)
+        tab_to(browser, "form[action$='/take'] button", ENTER)
+        assert "You review it" in seen(browser)
+        tab_to(browser, "a[href*='file?path=plugin.py']", ENTER)
+        tab_to(browser, "#line-11 a", ENTER)
+        tab_to(browser, "#text-11", "what if it is None?", TAB, ENTER)
+        assert "what if it is None?" in seen(browser)
+        (comment,) = daemon.operate("market.status", submission=one)["comments"]
+        assert (comment["line"], comment["reviewer"]) == (11, "kim")
         assert not complaints(browser)

@@ -133,7 +133,7 @@ def test_another_person_does_not_go_on_where_the_first_was(daemon: Daemon) -> No
     ({"auth_time": int(time.time()) + 3600}, 403), ({"auth_time": int(time.time())}, 303)])
 def test_a_provider_that_still_knows_the_browser_proves_nothing(daemon: Daemon, said: dict[str, Any], status: int
                                                                  ) -> None:
-    """A person at a browser that somebody else has left comes back from the provider without a question."""
+    """Anybody who sits at a browser that its owner has left comes back from the provider without a question."""
     with Issuer().running() as issuer, Served(daemon.admin, issuer.address).running() as console:
         browser = Browser(SimpleNamespace(host=console.host, origin=console.origin))  # type: ignore[arg-type]
         issuer.more = said

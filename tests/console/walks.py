@@ -30,6 +30,32 @@ def press(browser: Any, css: str) -> None:
     raise AssertionError(f"{css} never stays")
 
 
+PRESSES_MAX = 120
+
+
+def type_keys(browser: Any, *keys: str) -> None:
+    """Presses keys: whatever has the focus gets them, and nothing is clicked."""
+    from selenium.webdriver.common.action_chains import ActionChains
+
+    ActionChains(browser).send_keys(*keys).perform()
+
+
+def tab_to(browser: Any, css: str, *keys: str) -> None:
+    """Presses Tab until something that matches ``css`` has the focus, and then ``keys``. Its outline has to show."""
+    from selenium.webdriver.common.keys import Keys
+
+    for _ in range(PRESSES_MAX):
+        found, outline = browser.execute_script(
+            "const one = document.activeElement;"
+            "return [one.matches(arguments[0]), getComputedStyle(one).outlineStyle]", css)
+        if found:
+            assert outline != "none", f"{css} has the focus and does not show it"
+            type_keys(browser, *keys)
+            return
+        type_keys(browser, Keys.TAB)
+    raise AssertionError(f"{css} is not reached within {PRESSES_MAX} presses of Tab")
+
+
 def write(browser: Any, css: str, text: str) -> None:
     """Types into a field that is empty."""
     browser.find_element("css selector", css).send_keys(text)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 from collections.abc import Awaitable, Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,7 @@ import pytest
 from apex_exec.client.errors import CONNECTION_LOST
 from apex_exec.door import answers_kept
 from apex_exec.door.answers import JSON, Answer, Problem, answer_of
-from apex_exec.door.answers_kept import AnswersKept, Full, Kept
+from apex_exec.door.answers_kept import AnswersKept, Full, Kept, Unusable
 from apex_exec.door.keyed_calls import KeyedCalls
 
 DAY = 86_400.0
@@ -98,6 +100,34 @@ def test_a_caller_that_fills_the_store_leaves_room_for_others(tmp_path: Path) ->
 
     with_store(tmp_path, first)
     with_store(tmp_path, second)
+
+
+def test_an_answer_that_cannot_be_written_holds_no_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(answers_kept, "BUSY_SECONDS", 0.01)
+
+    async def work(store: AnswersKept) -> None:
+        for number in range(2 * 2**20 // answers_kept.RESERVED_BYTES):
+            assert await store.begin("a", str(number), b"d") is None
+            with closing(sqlite3.connect(next(tmp_path.rglob("answers.db")), isolation_level=None)) as other:
+                other.execute("BEGIN IMMEDIATE")
+                with pytest.raises(Unusable):
+                    await store.finish("a", str(number), 200, b"x")
+
+    with_store(tmp_path, work)
+
+
+def test_a_fault_of_the_door_leaves_a_key_whose_outcome_is_unknown(tmp_path: Path) -> None:
+    async def fails() -> Answer:
+        raise ValueError("a fault")
+
+    async def work(keyed: KeyedCalls) -> None:
+        with pytest.raises(ValueError, match="a fault"):
+            await keyed.answer("a", "k", b"d", fails)
+        with pytest.raises(Problem) as refused:
+            await keyed.answer("a", "k", b"d", fails)
+        assert refused.value.more["details"]["reason"] == "outcome_unknown"
+
+    calls(tmp_path, work)
 
 
 def calls(folder: Path, work: Callable[[KeyedCalls], Awaitable[Any]]) -> Any:

@@ -205,6 +205,19 @@ def test_a_caller_that_takes_every_place_leaves_some_for_others(daemon: Daemon) 
     daemon.write_config({"door.in_flight": 1000})
 
 
+def test_a_caller_of_large_bodies_pays_for_the_doors_time(daemon: Daemon) -> None:
+    """Sixty thousand integers in words take as long to read as forty ordinary requests."""
+    body = {"plugin": "echo-it", "action": "onActionExecute", "payload": {
+        "action": "a", "context": {"odd": [{"$int": "1"}] * 60_000}}}
+    with Door(daemon) as door:
+        heavy, light = door.token("heavy", requestsPerMinute=60), door.token("light", requestsPerMinute=60)
+        assert door.ask("POST", "/v1/invoke", body, heavy).status == 200
+        refused = door.act("echo-it", {}, heavy)
+        assert (refused.status, refused.reason) == (429, "too_many_requests")
+        assert int(refused.headers["retry-after"]) > 1
+        assert [door.act("echo-it", {}, light).status for _ in range(3)] == [200] * 3, "ordinary ones pay for all"
+
+
 @pytest.mark.parametrize(("lines", "status"), [
     ((b"X-Forwarded-Proto: https",), 401), ((b"X-Forwarded-Proto: https", b"X-Forwarded-Proto: http"), 403),
     ((b"X-Forwarded-Proto: https, http",), 403), ((), 403)])

@@ -76,7 +76,7 @@ CLAIMS = {"iss": "https://us", "aud": "apex", "sub": USER, "exp": time.time() + 
 def test_a_right_token_names_its_user_and_nobody_else(algorithm: str, tmp_path: Path) -> None:
     caller = callers(tmp_path).find(token(algorithm), time.time())
     assert (caller.user, caller.act_as, caller.acts_as(None)) == (USER, False, USER)
-    with pytest.raises(Exception, match="acts as its own user only"):
+    with pytest.raises(Exception, match="may act as its own user only"):
         caller.acts_as("11111111-1111-4111-8111-111111111112")
     assert "audit:read" not in caller.scopes
 
@@ -175,7 +175,7 @@ def test_a_user_that_is_no_uuid_is_one_of_the_namespace(tmp_path: Path) -> None:
     assert checked.find(token(sub="python.org"), time.time()).user == "886313e1-3b8a-5372-9b90-0c9aee199e5d"
 
 def test_a_name_that_is_another_users_number_names_nobody_but_itself(tmp_path: Path) -> None:
-    """Where users have names, a person who chooses a name could choose the number of another user."""
+    """If users choose their names, one could choose the number of another user."""
     checked = callers(tmp_path, jwt_user_namespace="6ba7b810-9dad-11d1-80b4-00c04fd430c8")
     for taken in ("886313e1-3b8a-5372-9b90-0c9aee199e5d", USER, USER.upper()):
         assert checked.find(token(sub=taken), time.time()).user not in (taken, taken.lower())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from datetime import UTC, datetime
 from typing import Any
 
@@ -77,3 +78,14 @@ def test_depth_and_number_of_lists_are_bounded_and_brackets_in_text_do_not_count
             values.decode(body)
         assert refused.value.code == "PAYLOAD_TOO_LARGE"
     assert values.decode(b'{"a":"' + b"[" * 100_000 + b'"}')["a"] == "[" * 100_000
+
+
+@pytest.mark.parametrize("body", [
+    b'"\\' * 300_000 + b"[" * 70_000, b'"' + b"[\\" * 200_000, b'"' * 400_001 + b"{" * 70_000,
+    b"[" * 70_000 + b'"\\"' * 200_001, b'"' + b"\\" * 500_001 + b"[" * 70_000])
+def test_no_body_keeps_the_door_busy(body: bytes) -> None:
+    """Text without an end: each of its quotes could be looked at as the beginning of another text."""
+    begun = time.thread_time()
+    with pytest.raises(WireError):
+        values.decode(body)
+    assert time.thread_time() - begun < 2

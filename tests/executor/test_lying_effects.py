@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 
 from apex_exec.ledger.reading import read_events
+from apex_exec.ledger.report import review
+from apex_exec.market.money.metering import meter
 from tests.support.daemon import ECHO, Daemon, wait_for, write_plugin
 from tests.support.host import Host
 from workers.effect_rules import CALLS_MAX, TRIES_AT_ONCE, TRIES_AT_ONCE_BYTES
@@ -147,10 +149,29 @@ def test_a_forged_number_of_refusals_costs_a_handful_of_records(daemon: Daemon) 
     def mine() -> list[Any]:
         return [event for event in of(daemon, "poor-liar") if event.event_type == "access.denied"]
 
-    assert say(daemon, effects(claim("permission_denied", 3900)), plugin="poor-liar")["type"] == "result"
-    rest = {"count": 3892, "codes": {"permission_denied": 3892}}
+    assert say(daemon, effects(claim("permission_denied", 900)), plugin="poor-liar")["type"] == "result"
+    rest = {"count": 892, "codes": {"permission_denied": 892}}  # at once after a rest: more would be read later
     wait_for(lambda: any(event.metadata == rest for event in mine()), 10)
     assert len(mine()) < 40, "eight, and one for the rest, beside those of the tests before"
+
+
+def test_effects_that_came_together_share_a_record_and_each_counts(daemon: Daemon) -> None:
+    def mine() -> list[Any]:
+        return [event for event in of(daemon, "liar") if event.event_type == "plugin.api"]
+
+    def ok() -> float:
+        return daemon.metric('api_calls_total{method="emit",outcome="ok",plugin="liar"}')
+
+    before, counted = len(mine()), ok()
+    refused = [effects(one("x"), one("y"), claim("invalid_params"), one("z"))]
+    assert len(say(daemon, effects(*[one()] * TRIES_AT_ONCE), effects(one()), *refused)["effects"]) == 20
+    wait_for(lambda: len(mine()) >= before + 5, 10)
+    assert [(event.result, event.metadata.get("effects", 1)) for event in mine()[before:]] == [
+        ("success", TRIES_AT_ONCE), ("success", 1), ("success", 2), ("failure", 1), ("success", 1)]
+    wait_for(lambda: ok() == counted + 20, 10)
+    (row,) = review(mine()[before:])
+    (usage,) = meter(mine()[before:]).values()
+    assert row.api_calls == usage.api_calls == 20, "reports and bills count each"
 
 
 def test_effects_of_an_answered_call_are_nobodys(daemon: Daemon) -> None:

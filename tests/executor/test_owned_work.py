@@ -6,6 +6,7 @@ import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -115,7 +116,7 @@ def load(context, params):
 
 
 def test_a_dispatch_takes_so_many_widgets_of_a_plugin_and_no_more(daemon: Daemon) -> None:
-    def dispatch(many: int) -> dict[str, object]:
+    def dispatch(many: int) -> dict[str, Any]:
         with Host(daemon.endpoint) as host:
             return host.ask({"type": "dispatch", "action": "onDashboardLoad", "userId": USER,
                              "payload": {"dashboardId": str(many)}})
@@ -154,6 +155,7 @@ def test_a_dear_result_is_checked_beside_the_loop_and_charged(daemon: Daemon) ->
 
 def test_when_the_checking_process_dies_its_results_are_answered_and_the_next_are_checked(daemon: Daemon) -> None:
     with Host(daemon.endpoint) as host:
+        assert host.invoke("big", {"values": 30_000})["type"] == "result", "the process starts when it is first needed"
         (checks,) = (process for process in daemon.family() if process.name() == "apex-checks")
         checks.suspend()
         pending = host.send({"type": "invoke", "plugin": "big", "action": "onActionExecute", "userId": USER,
@@ -221,26 +223,76 @@ def test_the_record_of_a_call_is_counted_and_every_record_that_a_plugin_causes_i
     assert metrics.get("plugin_overhead_seconds_total", ("p", "ledger")) == pytest.approx(6500 / 1e9)
 
 
-EMITTER = '''
+ASKERS = {
+    "asker": '''
+from workers import ApiError
+
 @plugin.hook("onActionExecute")
 def act(context, params):
-    context.api.emit("x")
+    try:
+        context.api.query("SELECT 1")
+    except ApiError:
+        return {"result": None, "metadata": {}}
+''',
+    "emitter": '''
+@plugin.hook("onActionExecute")
+def act(context, params):
+    for n in range(params["context"].get("n", 1)):
+        context.api.emit("x")
+        if n % 50 == 0:
+            context.api.render_widget("Chart")
     return {"result": None, "metadata": {}}
-'''
+''',
+    "splitter": '''
+import os
+
+import msgspec
+
+@plugin.hook("onActionExecute")
+def act(context, params):
+    for _ in range(params["context"].get("n", 1)):  # the SDK would put them into one message
+        body = msgspec.msgpack.encode(["effects", context.api._seq, [["emit", "x", None]]])
+        os.write(3, b"\\x02" + len(body).to_bytes(8, "big") + body)
+    return {"result": None, "metadata": {}}
+'''}
+
+
+@pytest.fixture
+def slow_pace(tmp_path: Path) -> Iterator[tuple[Daemon, Host]]:
+    """A daemon whose plugins may make a thousand API calls at once, and a hundred a second after that."""
+    for id_, code in ASKERS.items():
+        write_plugin(tmp_path / "plugins", id_, code, permissions=("events:emit", "ui:render"))
+    with Daemon(plugins=tmp_path / "plugins", config={
+            "limits.api_calls_per_second": 100, "limits.cpu_percent": 100}) as running, Host(running.endpoint) as host:
+        yield running, host
+
+
+def asks(host: Host, plugin: str, calls: int, **context: int) -> float:
+    """How many seconds ``calls`` calls take, eight at once."""
+    assert host.invoke(plugin)["type"] == "result"
+    begun = time.monotonic()
+    for _ in range(0, calls, 8):
+        for id_ in [host.send(action(plugin, context)) for _ in range(8)]:
+            reply = host.reply(id_)
+            assert reply["type"] == "result", reply
+    return time.monotonic() - begun
 
 
 @pytest.mark.slow
-def test_the_pace_of_api_calls_holds_across_invocations(tmp_path: Path) -> None:
+def test_the_pace_of_api_calls_holds_across_invocations(slow_pace: tuple[Daemon, Host]) -> None:
     """One API call an invocation costs no more than an ordinary answer may; its plugin has a rate all the same."""
-    write_plugin(tmp_path / "plugins", "emitter", EMITTER, permissions=("events:emit",))
-    with Daemon(plugins=tmp_path / "plugins", config={
-            "limits.api_calls_per_second": 100, "limits.cpu_percent": 100}) as running, Host(running.endpoint) as host:
-        assert host.invoke("emitter")["type"] == "result"
-        begun = time.monotonic()
-        for _ in range(0, 1200, 8):
-            for id_ in [host.send(action("emitter")) for _ in range(8)]:
-                assert host.reply(id_)["type"] == "result"
-        assert time.monotonic() - begun > 1.8, "1,000 at once, and 100 a second after that"
+    assert asks(slow_pace[1], "asker", 1200) > 1.8, "1,000 at once, and 100 a second after that"
+
+
+@pytest.mark.slow
+def test_effects_that_a_worker_sends_one_by_one_have_the_pace_of_their_records(slow_pace: tuple[Daemon, Host]) -> None:
+    assert asks(slow_pace[1], "splitter", 64, n=20) > 1.8, "1,216 records beyond the first of each call"
+
+
+def test_effects_that_ride_with_the_answer_wait_for_no_rate_of_round_trips(slow_pace: tuple[Daemon, Host]) -> None:
+    """2,400 effects, for which the rate alone would take fourteen seconds."""
+    assert asks(slow_pace[1], "emitter", 1600, n=1) < 12
+    assert asks(slow_pace[1], "emitter", 80, n=10) < 12
 
 
 def test_messages_that_wait_for_their_turn_keep_their_order() -> None:

@@ -179,7 +179,7 @@ def test_a_probe_tells_what_the_code_declares_and_the_core_hears_nothing(played:
     ([inner.Failed("load", "", "ImportError", "no socket", "")], "load failed: ImportError: no socket"),
     ([inner.Ready("a", "1", [], []), inner.Ready("a", "1", [], [])], ""),
     ([inner.Ready("a", "1", ["x"] * 101, [])], "it declares more than any plugin has"),
-    ([inner.Reply(0, inner.NIL, 0)], "what only one with calls may")])
+    ([inner.Reply(0, inner.NIL, 0)], "sends a message about calls")])
 def test_a_probe_says_why_it_has_nothing_to_say(played: PlayedExecutor, says: list[Any], why: str) -> None:
     told = probe(played)
     number = newest(played)

@@ -45,6 +45,9 @@ class Node:
         self.members.roster({other: 1.0 for other in names if other != name})
         self.tenure = Tenure(name, WAIT_NS)
         self.windows: dict[str, SharedWindow] = {}
+        self.up: set[str] = set()
+        """The nodes to which its own link is up: of no other does it believe what it says, since that may be the last
+        word of a life that has ended, on a connection that the other has made."""
         self.out: dict[int, str] = {}
         self.mapped = -1
 
@@ -121,6 +124,7 @@ class World:
             self._lost(node, other)
             self.at(SECOND // 5, lambda: self._connect(node, other))
             return
+        node.up.add(other)
         self._send(node, other, lambda to: self._is(node, to, node.members.state))
         self._send(peer, node.name, lambda to: self._is(peer, to, peer.members.state))
 
@@ -144,7 +148,7 @@ class World:
         return True
 
     def _is(self, node: Node, to: Node, state: Any) -> None:
-        if to.members.said(node.name, state):
+        if (node.name in to.up or self.mutant == "hearsay") and to.members.said(node.name, state):
             self._follow(to)
 
     def _tell_all(self, node: Node) -> None:
@@ -156,6 +160,7 @@ class World:
     def _lost(self, node: Node, other: str) -> None:
         """``node`` knows that its link to ``other`` has ended."""
         node.members.lost(other)
+        node.up.discard(other)
         for call in [call for call, there in node.out.items() if there == other]:
             del node.out[call]
             if self.mutant == "silent":

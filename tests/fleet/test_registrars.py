@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import re
 import signal
+import subprocess
+import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +19,10 @@ import sqlalchemy as sa
 from apex_exec.daemon.administration import last_known
 from apex_exec.registry.bundles.bundle import pack
 from tests.fleet.registrars import Node, Refused
+from tests.support import need
 from tests.support.bundles import bundle
 from tests.support.daemon import wait_for
-from tests.support.postgres import Postgres
+from tests.support.postgres import OWNER, Postgres
 from tests.support.way import Way
 
 SHARED = ("plugins", "versions", "approvals", "enablement", "keys", "signatures")
@@ -71,6 +75,20 @@ def known_is_written(node: Node, plugin: str, state: str) -> None:
         return known is not None and any(spec.id == plugin and spec.state == state for spec in known.specs)
 
     wait_for(says, 30, "the file of what is known")
+
+
+@contextmanager
+def small_disk() -> Iterator[Path]:
+    """A disk of 48 MB that is PostgreSQL's. Takes root."""
+    need(os.geteuid() == 0, "a disk that can be filled takes root")
+    with tempfile.TemporaryDirectory(prefix="apxpg") as folder:
+        done = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size=48m,mode=700,uid={OWNER}", "tmpfs", folder],
+                              capture_output=True)
+        need(done.returncode == 0, "a disk that can be filled takes a mount")
+        try:
+            yield Path(folder)
+        finally:
+            subprocess.run(["umount", "-l", folder], check=True)
 
 
 def test_what_one_changes_all_see_and_a_stricter_one_changes_no_row(fleet: Fleet) -> None:
@@ -240,6 +258,81 @@ def test_a_server_that_is_read_only_slow_frozen_or_killed_gives_one_clear_error_
     fleet.server.start()
     two.run("plugin.disable", id="shared")
     one.wait_state("shared", "disabled", 60)
+
+
+def test_a_server_that_fails_over_to_its_standby_is_followed_and_refuses_changes_until_it_is_promoted(
+        fleet: Fleet) -> None:
+    one, two = fleet.add("one"), fleet.add("two")
+    for plugin in ("stays", "goes"):
+        install(one, plugin)
+        two.wait_state(plugin, "enabled")
+    known_is_written(two, "goes", "enabled")
+    with tempfile.TemporaryDirectory(prefix="apxpg") as folder:
+        standby = Postgres(Path(folder), durable=True, standby_of=fleet.server)
+        try:
+            one.run("plugin.quarantine", id="goes", reason="test")
+            two.wait_state("goes", "quarantined")
+            fleet.server.kill()
+            for way in fleet.ways.values():
+                way.lead_to(standby.folder)
+            two.kill()
+            two.start()
+            wait_for(lambda: two.is_ready, 240, "ready on a standby")
+
+            def refused() -> Refused:
+                with pytest.raises(Refused) as caught:
+                    two.run("plugin.disable", id="stays")
+                return caught.value
+
+            wait_for(lambda: "standby" in refused().hint, 60, "the refusal that names the standby")
+            assert two.state_of("stays") == "enabled" and two.health["registry"] == ""
+            standby.promote()
+
+            def done() -> bool:
+                try:
+                    two.run("plugin.disable", id="stays")
+                except Refused as error:  # a connection may not know yet
+                    assert error.reason == "store_unusable", error
+                    return False
+                return True
+
+            wait_for(done, 60, "a change after the promotion")
+            one.wait_state("stays", "disabled", 60)
+            for node in (one, two):
+                node.wait_state("goes", "quarantined", 60)
+                assert not any(node.health.values()), node.health
+        finally:
+            standby.stop()
+            fleet.server.start()  # its fixture stops it
+
+
+def test_a_server_whose_disk_is_full_refuses_in_words_and_what_is_served_stays(fleet: Fleet) -> None:
+    need(os.geteuid() == 0, "a disk that can be filled takes root")
+    with small_disk() as folder:
+        fleet.server.execute(f"CREATE TABLESPACE small LOCATION '{folder}'",
+                             "ALTER DATABASE fleet SET TABLESPACE small")
+        one = fleet.add("one")
+        install(one, "shared")
+        filler = folder / "filler"
+        with suppress(OSError), open(filler, "wb", buffering=0) as file:
+            while True:
+                file.write(bytes(4096))
+        refusals = []
+        for number in range(40):  # the pages that there are have room for some
+            try:
+                one.run("plugin.install", bundle=pack(bundle(os.urandom(30_000).hex(), id=f"plugin-{number}")))
+            except Refused as refused:
+                refusals.append(refused)
+                break
+        (refused,) = refusals
+        assert refused.reason == "store_unusable" and "disk of the database server is full" in refused.hint
+        assert "\n" not in refused.message and one.state_of("shared") == "enabled"
+        assert not one.health["registry"]
+        filler.unlink()
+        one.run("plugin.disable", id="shared")
+        one.wait_state("shared", "disabled")
+        one.kill()
+        fleet.server.execute("DROP DATABASE fleet WITH (FORCE)", "DROP TABLESPACE small")
 
 
 def test_a_daemon_whose_clock_is_an_hour_ahead_says_so_and_dates_rows_by_the_servers(fleet: Fleet) -> None:

@@ -30,6 +30,13 @@ def test_ten_thousand_histories_keep_every_promise() -> None:
     assert play(1000, 10_000)["forwarded"] > 10_000
 
 
+def test_the_last_word_of_a_node_that_has_ended_makes_nobody_an_owner() -> None:
+    """It came after the end of the link, on the connection that the other had made."""
+    with pytest.raises(AssertionError, match="which is not there"):
+        history(6931, "hearsay")
+    history(6931)
+
+
 @pytest.mark.parametrize("mutant", ["again", "forgets", "eager", "silent"])
 def test_a_broken_fleet_is_found(mutant: str) -> None:
     for seed in range(400):

@@ -12,9 +12,11 @@ from pathlib import Path
 import pytest
 
 from apex_exec.catalogue.methods import Insert
-from apex_exec.gateway import postgres as under_test
+from apex_exec.gateway import postgres_ends as under_test
 from apex_exec.gateway.failure import ApiFailure
 from apex_exec.gateway.outbox import Outbox
+from apex_exec.gateway.postgres import CONNECTIONS_MAX
+from apex_exec.gateway.postgres import Postgres as Backend
 from apex_exec.gateway.sql.tables import read_tables
 from apex_exec.gateway.sql.writes import compile_write
 from tests.gateway.conftest import NAMED, SECONDS, TABLES, A, postgres_data
@@ -39,7 +41,7 @@ def test_a_commit_without_an_answer_is_waited_for_that_long_and_no_longer(
         ended.append("its connection is closed")
 
     async def write() -> None:
-        task = asyncio.ensure_future(under_test._settled(silent(), hang_up))
+        task = asyncio.ensure_future(under_test.settled(silent(), hang_up))
         await asyncio.sleep(0.05)
         if cancelled:
             task.cancel()
@@ -93,7 +95,7 @@ def test_a_write_whose_commit_is_not_answered_ends_in_time_and_says_so(
     data = postgres_data(postgres, "commits")
     data.write(Insert("notes", {"id": 900, "text": "the outbox is there"}))
     way = DeafAfter(tmp_path, postgres.folder, b"COMMIT")
-    backend = under_test.Postgres(f"postgresql+psycopg://plugins@/commits?host={tmp_path}", read_tables(TABLES), "test")
+    backend = Backend(f"postgresql+psycopg://plugins@/commits?host={tmp_path}", read_tables(TABLES), "test")
     backend._has_outbox = True  # else its own look for the outbox is the commit that is not answered
     try:
         write = compile_write(Insert("notes", {"id": 901, "text": "x"}), data.tables, NAMED, A)
@@ -115,12 +117,12 @@ def test_a_rollback_that_is_not_answered_costs_neither_the_call_its_answer_nor_t
     monkeypatch.setattr(under_test, "ROLLBACK_SECONDS", BOUND_SECONDS)
     data = postgres_data(postgres, "rollbacks")
     way = DeafAfter(tmp_path, postgres.folder, b"ROLLBACK")
-    backend = under_test.Postgres(f"postgresql+psycopg://plugins@/rollbacks?host={tmp_path}", read_tables(TABLES), "t")
+    backend = Backend(f"postgresql+psycopg://plugins@/rollbacks?host={tmp_path}", read_tables(TABLES), "t")
     backend._has_outbox = True
     write = compile_write(Insert("notes", {"id": 1, "text": "B has this id"}), data.tables, NAMED, A)
     try:
         data.write(Insert("notes", {"id": 900, "text": "the outbox is there"}))
-        for _ in range(under_test.CONNECTIONS_MAX + 2):
+        for _ in range(CONNECTIONS_MAX + 2):
             begun = time.monotonic()
             with pytest.raises(ApiFailure) as failed:
                 data.run(backend.write(write, Outbox.record(write, A, "p"), A, time.monotonic_ns() + 2 * SECONDS))

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import base64
+import html
+import json
+import time
+from collections.abc import Callable
 from typing import Any
+from urllib.parse import quote, quote_plus
 
 import pytest
 
 from apex_exec.catalogue.methods import Fetch
 from apex_exec.gateway.failure import ApiFailure
 from apex_exec.gateway.http.fetch import Fetcher
+from apex_exec.gateway.http.injection import forms
 from tests.gateway.http_world import OK, World, response
 
 SECRET = "sk-live-0123456789"
@@ -72,6 +79,91 @@ def test_what_the_server_echoes_is_taken_out(world: World) -> None:
     assert reply["body"] == '{"youSent": "key [secret]"}' and reply["headers"]["x-echo"] == "[secret]"
     raw, _ = fetch(world, world.url("/echo"), read_as="bytes")
     assert SECRET.encode() not in raw["body"] and SECRET not in str(facts)
+
+
+ODD = "s3cr/et-K+y='&\"<0123456789"
+ODD_SECRETS = (("apiKey", "X-Api-Key", f"Bearer {ODD}", ODD, ("good.test",)),)
+ECHOES: dict[str, Callable[[str], bytes]] = {
+    "as JSON": lambda text: json.dumps({"you": text}).encode(),
+    "as PHP writes JSON": lambda text: json.dumps(text).replace("/", "\\/").encode(),
+    "as Go writes JSON": lambda text: json.dumps(text).replace("&", "\\u0026").replace("<", "\\u003c").encode(),
+    "as .NET writes JSON": lambda text: "".join(
+        f"\\u{ord(one):04X}" if one in "<>&'\"+`" else one for one in text).encode(),
+    "in HTML": lambda text: html.escape(text).encode(), "in HTML, numbers": lambda text: html.escape(text).replace(
+        "&#x27;", "&#39;").replace("&quot;", "&#34;").encode(),
+    "in a URL": lambda text: f"/?key={quote(text, safe='')}".encode(),
+    "in a form": lambda text: quote_plus(text).encode(),
+    "in base64": lambda text: base64.b64encode(f"Bearer {text}".encode()),
+    "in base64 of more": lambda text: base64.b64encode(f'{{"a": "{text}", "b": 1}}'.encode()),
+    "in base64 for URLs": lambda text: base64.urlsafe_b64encode(f"xx{text}".encode()),
+    "in UTF-16": lambda text: text.encode("utf-16"), "in UTF-32": lambda text: text.encode("utf-32-be"),
+}
+
+
+@pytest.mark.parametrize("name", ECHOES)
+def test_what_the_server_echoes_in_another_form_is_taken_out(world: World, name: str) -> None:
+    body = ECHOES[name](ODD)
+    charset = {"in UTF-16": "; charset=utf-16", "in UTF-32": "; charset=utf-32-be"}.get(name, "")
+    world.server.routes["/echo"] = response(body, f"Content-Type: text/plain{charset}")
+    for read_as in ("auto", "bytes", "text"):
+        reply, _ = fetch(world, world.url("/echo"), secrets=ODD_SECRETS, read_as=read_as)
+        shown = reply["body"] if isinstance(reply["body"], bytes) else reply["body"].encode()
+        text = shown.decode({"in UTF-16": "utf-16-le", "in UTF-32": "utf-32-be"}.get(name, "utf-8")
+                            if isinstance(reply["body"], bytes) else "utf-8", "replace")
+        assert "[secret]" in text and body not in shown and "0123456789" not in text, text
+
+
+def test_an_escape_of_an_own_charset_is_taken_out(world: World) -> None:
+    world.server.routes["/echo"] = response(ODD.encode("cp037"), "Content-Type: text/plain; charset=cp037")
+    reply, _ = fetch(world, world.url("/echo"), secrets=ODD_SECRETS)
+    assert reply["body"] == "[secret]" and "raw" not in reply
+
+
+def test_a_name_and_a_password_are_secrets_of_a_value_for_basic(world: World) -> None:
+    secret = base64.b64encode(b"operator:correct-horse").decode()
+    world.server.routes["/echo"] = response(b'{"user": "operator", "password": "correct-horse"}')
+    reply, _ = fetch(world, world.url("/echo"), read_as="text", secrets=(
+        ("apiKey", "Authorization", f"Basic {secret}", secret, ("good.test",)),))
+    assert reply["body"] == '{"user": "operator", "password": "[secret]"}'
+
+
+BROKEN = {
+    "a status": b"HTTP/1.1 %s\r\n\r\n", "a first line": b"%s\r\n\r\n",
+    "a header": b"HTTP/1.1 200 OK\r\nA\x01%s: x\r\n\r\n",
+    "a length": b"HTTP/1.1 200 OK\r\nContent-Length: %s\r\n\r\n",
+    "a chunk": b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n%s\r\n",
+    "a head without an end": b"HTTP/1.1 200 OK\r\nX: %s\r\n",
+    "a host": b"HTTP/1.1 302 Found\r\nLocation: http://%s.example/\r\nContent-Length: 0\r\n\r\n",
+    "an encoding": b"HTTP/1.1 200 OK\r\nContent-Encoding: %s\r\nContent-Length: 1\r\n\r\nx",
+}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+@pytest.mark.parametrize("before", [b"", b"x" * 385])
+def test_no_error_has_a_secret_that_a_broken_answer_repeats(world: World, name: str, before: bytes) -> None:
+    async def broken(writer: Any) -> None:
+        writer.write(BROKEN[name] % (before + SECRET.encode()))
+        await writer.drain()
+
+    world.server.routes["/broken"] = broken
+    with pytest.raises(ApiFailure) as failed:
+        fetch(world, world.url("/broken"))
+    for begin in range(len(SECRET) - 5):
+        assert SECRET[begin:begin + 6].lower() not in failed.value.message.lower(), failed.value.message
+
+
+def test_the_name_of_a_header_has_no_secret(world: World) -> None:
+    world.server.routes["/echo"] = response(b"", f"X-{SECRET.upper()}-Y: x")
+    reply, _ = fetch(world, world.url("/echo"))
+    assert SECRET not in str(reply) and "x-[secret]-y" in reply["headers"]
+
+
+def test_to_look_for_every_form_costs_a_few_milliseconds_a_megabyte() -> None:
+    assert len(forms(f"Bearer {ODD}", ODD)) < 60 and len(forms(f"key {SECRET}", SECRET)) < 30
+    found, body = sorted(forms(f"Bearer {ODD}", ODD)), bytes(range(32, 127)) * 10_000
+    begun = time.thread_time()
+    assert not any(one.encode() in body for one in found)
+    assert time.thread_time() - begun < 0.5
 
 
 def test_the_plugin_may_not_set_the_header_itself(world: World) -> None:

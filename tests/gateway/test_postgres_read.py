@@ -1,4 +1,4 @@
-"""A query on PostgreSQL is one round trip, and whatever ends it leaves the connection as it was."""
+"""A query on PostgreSQL is one round trip, a write is two, and whatever ends them leaves the connection as it was."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ from typing import Any
 
 import pytest
 
+from apex_exec.catalogue.methods import Delete, Insert, Update, Upsert
 from apex_exec.gateway import postgres_read
 from apex_exec.gateway.failure import ApiFailure
+from apex_exec.gateway.postgres import CONNECTIONS_MAX
 from apex_exec.gateway.postgres import Postgres as PostgresBackend
 from apex_exec.gateway.sql.tables import read_tables
 from tests.gateway.conftest import ROLE, SECONDS, TABLES, A, B, Data, postgres_data
@@ -100,3 +102,36 @@ def test_a_query_cannot_write_and_its_settings_end_with_it(wired: tuple[Data, Wa
             return await (await connection.execute(shows.text)).fetchone()
 
     assert data.run(bare()) == ("",)
+
+
+def test_a_write_is_two_round_trips_and_more_only_if_something_is_looked_up(
+        wired: tuple[Data, WatchedWire]) -> None:
+    data, wire = wired
+    data.write(Insert("notes", {"id": 900, "text": "the outbox is there"}))
+    for request, count in (
+            (Insert("notes", {"id": 901, "text": "x"}), 2), (Update("notes", {"text": "y"}, {"id": 901}), 2),
+            (Delete("notes", {"id": 901}), 2), (Upsert("notes", {"id": 900, "text": "z"}, on="id"), 4)):
+        before = wire.requests
+        assert data.write(request)[0] == 1
+        assert wire.requests == before + count, request
+    assert data.query("SELECT text FROM notes WHERE id >= 900") == [{"text": "z"}] and wire.unanswered_max == 1
+
+
+@pytest.mark.parametrize(("request_", "code"), [
+    (Insert("notes", {"id": 1, "text": "another's"}), "constraint"),
+    (Insert("notes", {"id": "no number"}), "sql_parameters"),
+    (Update("notes", {"text": "x" * 300_000}, {}, returning=True), "too_large")],
+    ids=["a constraint", "an error", "more bytes than may be returned"])
+def test_a_write_that_fails_leaves_nothing_behind_and_its_connection_to_others(
+        wired: tuple[Data, WatchedWire], request_: Any, code: str) -> None:
+    data, wire = wired
+    before = data.query("SELECT id, text FROM notes ORDER BY id")
+    data.write(Insert("notes", {"id": 900, "text": "the outbox is there"}))
+    records = data.run(data.backend.waiting(1000))
+    for _ in range(CONNECTIONS_MAX + 2):
+        with pytest.raises(ApiFailure) as failed:
+            data.write(request_)
+        assert failed.value.code == code, failed.value
+    assert data.run(data.backend.waiting(1000)) == records
+    data.write(Delete("notes", {"id": 900}))
+    assert data.query("SELECT id, text FROM notes ORDER BY id") == before and wire.unanswered_max == 1

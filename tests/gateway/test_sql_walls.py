@@ -13,6 +13,7 @@ from apex_exec.catalogue.methods import Delete, Insert, Update
 from apex_exec.errors import ConfigError
 from apex_exec.gateway.failure import ApiFailure
 from apex_exec.gateway.outbox import Outbox
+from apex_exec.gateway.sql.long_numbers import too_long_a_number
 from apex_exec.gateway.sql.parser import Parser
 from apex_exec.gateway.sql.tables import read_tables
 from apex_exec.gateway.sql.writes import compile_write
@@ -167,3 +168,13 @@ def test_no_text_of_a_plugin_is_written_to_the_daemons_stderr(capfd: pytest.Capt
 
     asyncio.run(compile_all())
     assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize("text", [" " * 250_000 + "x", "1" * 250_000 + "x", " " * 120_000 + "1" + " " * 120_000 + "x",
+                                  "1e" + "_" * 250_000 + "x", "1e1000" + " " * 240_000 + "x"])
+def test_no_text_that_may_be_a_number_keeps_the_gateway_busy(text: str) -> None:
+    """Spaces that two parts of an expression fit on can be divided in a billion ways."""
+    begun = time.thread_time()
+    assert not too_long_a_number(text)
+    assert time.thread_time() - begun < 1
+    assert too_long_a_number(f" {'1' * 1001} ") and too_long_a_number("1e1000") and not too_long_a_number("1e99")

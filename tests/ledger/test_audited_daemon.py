@@ -54,9 +54,12 @@ def ledger_process(daemon: Daemon) -> psutil.Process:
 
 def refused(caller: Caller) -> bool:
     asked = call(caller, "refused?")
-    if not caller.socket.poll(1000):
-        return False  # it ran before the ledger stood still, and its reply waits for its record
-    reply = caller.collect([asked])[0]
+    due = time.monotonic() + 1
+    while not caller.replies[asked]:  # the replies to calls before it may come meanwhile
+        if not caller.socket.poll(max(0, int((due - time.monotonic()) * 1000))):
+            return False  # it ran before the ledger stood still, and its reply waits for its record
+        caller.take()
+    reply = caller.only(asked)
     assert outcome(reply) in ("ok", "AUDIT_UNAVAILABLE"), reply
     if outcome(reply) == "ok":
         return False

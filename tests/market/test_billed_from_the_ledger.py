@@ -147,10 +147,10 @@ def test_the_security_review_counts_what_was_refused_as_denied_and_not_as_work(m
     records += [
         ("access.denied", USER, "denied", {"count": 5, "codes": {"sql_forbidden": 3, "sql_syntax": 2}}),
         ("data.modification", USER, "failure", {"code": "constraint"}), ("data.access", USER, "success", {}),
-        ("data.modification", USER, "success", {}), ("security.rate_limit", USER, "denied", {"code": "rate_limited"}),
-        ("plugin.cpu", USER, "success", {"cpuMs": 5.0})]  # neither a call nor an API call
+        ("data.modification", USER, "success", {}), ("security.rate_limit", USER, "denied", {"code": "rate_limited"})]
+    records += [("plugin.cpu", USER, "success", {"cpuMs": 7.0}), ("plugin.api", USER, "success", {"effects": 4})]
     path = write(market, *records)
     (row,) = review(read_events(path))
-    assert (row.denials, row.api_calls, row.data_changes, row.rate_limits) == (len(refused) + 3, 3, 1, 1)
+    assert (row.denials, row.api_calls, row.data_changes, row.rate_limits) == (len(refused) + 3, 7, 1, 1)
     (usage,) = meter(read_events(path)).values()
-    assert usage.api_calls == 3
+    assert usage.api_calls == 7

@@ -13,7 +13,7 @@ from apex_exec.errors import Refusal
 from apex_exec.market.money import pages
 from apex_exec.market.review import comments
 from apex_exec.market.review.coverage import ranges
-from apex_exec.market.support import NEAR_NS, RESPONSE_NS
+from apex_exec.market.support import NEAR_NS, RESPONSE_NS, clocks
 from tests.market.shops import OTHER, PAID, PLUGIN, USER, Market, at, write_bundle
 
 SUPPORT = {"contact": "help@acme.example", "responseHours": 12}
@@ -110,6 +110,7 @@ def test_tickets_come_by_urgency_and_answers_are_kept(market: Market, tmp_path: 
     found = market("market.ticket.find")
     assert [one["id"] for one in found["tickets"]] == [late, near, fresh, free], "free ones last"
     assert found["counts"] == {"open": 4, "waiting": 4, "near": 1, "breached": 1} and found["total"] == 4
+    assert market.shop.read(lambda db: clocks(db, market.now_ns)) == {"near": 1, "late": 1}
     assert [one["id"] for one in market("market.ticket.find", state="near")["tickets"]] == [near]
     assert [one["id"] for one in market("market.ticket.find", state="breached")["tickets"]] == [late]
     assert [one["id"] for one in market("market.ticket.find", plugin="free")["tickets"]] == [free]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 
 from apex_exec.market.review.readme import readme_problems
@@ -41,3 +43,12 @@ def test_set_up_example_and_own_words_will_do() -> None:
 def test_what_is_missing_is_named(text: str | None, missing: str) -> None:
     problems = readme_problems(None if text is None else text.encode(), SCAFFOLD)
     assert any(missing in problem for problem in problems), problems
+
+
+@pytest.mark.parametrize("text", [
+    "# a" + " " * 250_000 + "b", "# " + " #" * 120_000 + "x", "<your" * 50_000, "a\n" * 60_000 + "=" * 100_000 + "x",
+    "```\n" * 60_000, "~~~\n```\n" * 30_000, "TODO" * 60_000, "set" * 80_000, "\n" * 250_000 + "x"])
+def test_no_readme_keeps_the_registrar_busy(text: str) -> None:
+    begun = time.thread_time()
+    assert readme_problems(text.encode(), SCAFFOLD)
+    assert time.thread_time() - begun < 3

@@ -63,6 +63,10 @@ CASES: dict[str, tuple[dict[str, str], dict[str, str]]] = {
     "ApexExecMarketIndexStale": ({"market_index_stale": "1x60"}, {"market_index_stale": "0x60"}),
     "ApexExecMarketIndexExpires": ({"market_index_expires_timestamp_seconds": "1000x200"},
                                    {"market_index_expires_timestamp_seconds": "0x200"}),
+    "ApexExecTicketsNear": ({'market_tickets{state="near"}': "2x60"},
+                            {'market_tickets{state="near"}': "0x60", 'market_tickets{state="late"}': "1x60"}),
+    "ApexExecTicketsLate": ({'market_tickets{state="late"}': "1x60"},
+                            {'market_tickets{state="late"}': "1x40 0x20", 'market_tickets{state="near"}': "1x60"}),
 }
 """Alert → (series in which it fires in the end, series in which it does not)."""
 MINUTES = {"ApexExecLedgerGrows": 550, "ApexExecBackupOld": 3600, "ApexExecBudgetBurns": 390,

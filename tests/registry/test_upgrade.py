@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from apex_exec.errors import Refusal
 from apex_exec.registry.bundles.bundle import pack
 from tests.registry.conftest import Stage
 from tests.support.bundles import bundle
+from tests.support.daemon import USER
 
 
 def upgrade(stage: Stage, version: str, **changes: object) -> dict[str, object]:
@@ -43,10 +46,20 @@ def test_a_failing_canary_leaves_the_old_version(running: Stage) -> None:
 def test_the_trial_call_can_be_chosen_or_left_out(running: Stage) -> None:
     upgrade(running, "1.1.0", hook="none")
     assert "hook" not in running.asked[-1][1]
-    upgrade(running, "1.2.0", hook="onDashboardLoad", payload={"dashboardId": "x"}, user="u")
-    assert (running.asked[-1][1]["payload"], running.asked[-1][1]["userId"]) == ({"dashboardId": "x"}, "u")
+    upgrade(running, "1.2.0", hook="onDashboardLoad", payload={"dashboardId": "x"}, user=USER)
+    assert (running.asked[-1][1]["payload"], running.asked[-1][1]["userId"]) == ({"dashboardId": "x"}, USER)
     assert running.refused("plugin.upgrade", bundle=pack(bundle(version="1.3.0")), hook="onX").reason == \
         "hook_not_declared"
+
+
+@pytest.mark.parametrize("trial", [{"payload": {"dashboard": 1}}, {"user": "u"}, {"payload": {
+    "dashboardId": "x", "userId": "22222222-2222-4333-8444-555555555555"}, "user": USER}])
+def test_a_trial_that_no_host_could_ask_for_is_the_callers_fault_and_not_the_plugins(running: Stage,
+                                                                                     trial: dict[str, Any]) -> None:
+    refusal = running.refused("plugin.upgrade", bundle=pack(bundle(version="1.1.0")), hook="onDashboardLoad", **trial)
+    assert refusal.reason == "bad_trial"
+    assert [row["reason"] for row in running.run("plugin.show", id="sample")["versions"]] == ["", ""]
+    assert upgrade(running, "1.1.0")["version"] == "1.1.0"
 
 
 def test_what_is_not_newer_or_not_installed_is_not_an_upgrade(running: Stage) -> None:

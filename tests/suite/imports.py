@@ -13,7 +13,7 @@ ROOT = Path(apex_exec.__file__).parent.parent
 def sources(*tops: str) -> list[Path]:
     """Every Python file below the folders ``tops`` of the repository, but for plugins that are examples."""
     found = [path for top in tops for path in sorted((ROOT / top).rglob("*.py"))]
-    return [path for path in found if not {"node_modules", "plugins"} & set(path.parts)]
+    return [path for path in found if not {"node_modules", "plugins", "recipes"} & set(path.parts)]
 
 
 def module_name(path: Path) -> str:

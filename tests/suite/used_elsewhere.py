@@ -4,8 +4,8 @@
 belong here, unless it is there for them.
 """
 
-FRAMEWORKS = ["@app.command", "@*_app.command", "@rule", "@rule*", "@pytest.*", "@field_validator", "@model_validator",
-              "@writes", "@writes*", "@call", "@*.register", "@app.callback", "@*_app.callback"]
+FRAMEWORKS = ["@app.command", "@*_app.command", "@*_app.verb", "@rule", "@rule*", "@pytest.*", "@field_validator",
+              "@model_validator", "@writes", "@writes*", "@call", "@*.register", "@app.callback", "@*_app.callback"]
 """Decorators that hand a function to somebody who calls it: typer, pydantic, pytest, the tables of the SQL writer."""
 
 USED = {
@@ -60,6 +60,7 @@ USED = {
     "apex_exec/cli/verbs.py: *_commands": "click calls them",
     "apex_exec/*/revisions/*.py: down_revision": "Alembic reads it",
     # what others import
+    "apex_exec/conformance/cases.py: milliseconds": "a field of the result that `--json` prints",
     "apex_exec/client/*: unmatched": "a host's own monitoring",
     "apex_exec/client/errors.py: retryable": "hosts",
     "apex_exec/executor/ports.py: *": "the port of the room: types for whoever implements or uses it",

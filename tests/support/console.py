@@ -118,7 +118,12 @@ class Browser:
         assert done.status == 303, done
         return self.get(done.headers["location"])
 
-    def _ask(self, method: str, path: str, body: str | None, headers: dict[str, str]) -> Answer:
+    def put_part(self, path: str, body: bytes, token: str, **headers: str) -> Answer:
+        """A part of a file, as our script sends it."""
+        return self._ask("POST", path, body, {
+            "Origin": self.console.origin, "Content-Type": "application/octet-stream", "X-CSRF": token, **headers})
+
+    def _ask(self, method: str, path: str, body: str | bytes | None, headers: dict[str, str]) -> Answer:
         connection = http.client.HTTPConnection(*self.console.host.rsplit(":", 1), timeout=60)
         try:
             connection.putrequest(method, path, skip_host=True, skip_accept_encoding=True)
@@ -130,9 +135,9 @@ class Browser:
             for key, value in given.items():
                 if value:
                     connection.putheader(key, value)
-            connection.endheaders(body.encode() if body is not None else None)
+            connection.endheaders(body.encode() if isinstance(body, str) else body)
             reply = connection.getresponse()
-            text = reply.read().decode()
+            text = reply.read().decode(errors="replace")  # a picture cannot be decoded
             for key, value in reply.getheaders():
                 if key.lower() == "set-cookie":
                     name, _, rest = value.partition("=")

@@ -41,12 +41,12 @@ class Answer(NamedTuple):
 class Door:
     """`apex-exec door` for ``daemon``. A context manager; ``config`` is added to the daemon's file first."""
 
-    def __init__(self, daemon: Daemon, config: dict[str, Any] | None = None) -> None:
+    def __init__(self, daemon: Daemon, config: dict[str, Any] | None = None, address: str = "127.0.0.1:0") -> None:
         self.daemon = daemon
         self.state = tempfile.mkdtemp(prefix="door", dir=daemon.folder)
         if config:
             daemon.write_config({f"door.{key}": value for key, value in config.items()})
-        self.process, self.origin, self.port = self._start("127.0.0.1:0")
+        self.process, self.origin, self.port = self._start(address)
 
     def _start(self, address: str) -> tuple[subprocess.Popen[str], str, int]:
         command = [sys.executable, "-m", "apex_exec", "door", "--config", str(self.daemon.config_file), "--address",

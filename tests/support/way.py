@@ -33,6 +33,11 @@ class Way:
         """Nothing passes from now on, in no direction; connections stay as they are."""
         self._open.clear()
 
+    def lead_to(self, folder: Path) -> None:
+        """New connections reach the server whose socket is in ``folder``; those that there are end."""
+        self._server = str(folder / ".s.PGSQL.5432")
+        self.mend()
+
     def mend(self) -> None:
         """The way is open again; what was under way is lost, and so are the connections that it belonged to."""
         for one in self._all:

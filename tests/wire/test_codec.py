@@ -45,6 +45,15 @@ def test_a_bad_envelope_gets_its_code(change: dict[str, object], code: Code) -> 
     assert code_of(pack({**INVOKE, **change})) == code
 
 
+@pytest.mark.parametrize(("field", "code"), [
+    ("userId", Code.INVALID_INPUT), ("plugin", Code.INVALID_INPUT), ("id", Code.PROTOCOL_ERROR),
+    ("type", Code.PROTOCOL_ERROR)])
+def test_a_field_that_is_left_out_is_named(field: str, code: Code) -> None:
+    with pytest.raises(WireError) as caught:
+        codec.decode_request(pack({key: value for key, value in INVOKE.items() if key != field}), 4096)
+    assert (caught.value.code, caught.value.details) == (code, {"path": f"$.{field}"})
+
+
 def test_size_and_depth_are_bounded() -> None:
     deep: object = 1
     for _ in range(80):

@@ -38,10 +38,11 @@ others need."""
 class Jail:
     """The layers, prepared once in the zygote and applied in each child."""
 
-    def __init__(self, plan: dict[str, Any]) -> None:
+    def __init__(self, plan: dict[str, Any], zygote: int = 0) -> None:
+        """``zygote`` is the pid of the workers' parent; 0: this process."""
         self._plan = plan
         self._layers = [make(plan) for make in ORDER]
-        self._zygote = os.getpid()
+        self._zygote = zygote or os.getpid()
 
     def child(self, worker: dict[str, Any], fds: tuple[int, int]) -> Child:
         """This process, forked and not yet confined. ``worker`` is the daemon's map, ``{uid, gid, cgroup: [paths]}``.

@@ -1,8 +1,9 @@
-"""Several calls open at once in one engine: the loop of a worker whose plugin allows that.
+"""Several calls at once in one engine: the loop of a worker whose plugin allows that.
 
-The loop does one *step* of one call at a time: its beginning, a reply of the API, a timer, or what another call has
-made ready for it. Then it runs every job of the engine, so that all that happens until the next step is that call's:
-its API calls, its lines, its CPU time (``prelude/shared.js`` says why no other call's code can be among the jobs).
+The loop does one *step* of one call at a time: its beginning, a reply of the API, a timer, or a callback that another
+call has made ready for it. Then it runs every job of the engine. So everything that happens until the next step belongs
+to that call: API calls, lines of output, CPU time (``prelude/shared.js`` says why no other call's code can be among the
+jobs).
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ WAIT_MS_MAX = 3_600_000.0
 """The longest wait for a timer in one piece: far beyond any deadline."""
 NOBODY = -1
 AGAIN = -2.0
-"""In place of a wait: the engine may have more to do, and messages wait, too."""
+"""Returned in place of a time to wait: the engine may have more to do, and there may be messages too."""
 _URGENT = frozenset((wire.Cancel, wire.Ping))
 _cpu_ns = time.thread_time_ns
 
@@ -38,8 +39,8 @@ class _Open:
         self.seq = seq
         self.api = api
         self.cpu_ns = 0
-        self.has_ended = False  # its answer is known: what runs for it from now on is what it left behind
-        self.answer: tuple[dict[str, Any], str, bool] | None = None  # while what it asked for last waits to be sent
+        self.has_ended = False  # its answer is known: only code that it left behind still runs for it
+        self.answer: tuple[dict[str, Any], str, bool] | None = None  # its answer, while API calls wait to be sent
 
 
 class Engine(Protocol):
@@ -50,7 +51,7 @@ class Engine(Protocol):
     after: Callable[[], None]
 
     def arguments(self, call: wire.Call) -> tuple[str, str, bool, str, float]:
-        """What the prelude's ``call`` takes, but for the call's number. Raises BadPayload."""
+        """The arguments of the prelude's ``call``, except for the call's number. Raises BadPayload."""
 
     def value_of(self, message: dict[str, Any], text: str, is_odd: bool) -> Any:
         """The value of a hook's last message. Raises NotAValue, Thrown."""
@@ -97,7 +98,7 @@ class SharedCalls:
             message = link.next() if wait_ms < 0 else self._within(wait_ms)
             self._looked_ns = time.monotonic_ns()
             if message is not None:
-                inbox.appendleft(message)  # in its turn, but for what is urgent
+                inbox.appendleft(message)  # put back, so that messages keep their order unless they are urgent
                 self._hear()
             elif wait_ms < 0:
                 return 0
@@ -117,8 +118,8 @@ class SharedCalls:
             self._hear()
 
     def _hear(self) -> None:
-        """Does what does not wait for its turn: a probe is answered, and a call is cancelled, before those that
-        arrived earlier begin."""
+        """Handles urgent messages out of turn: answers probes and cancels calls, before calls that arrived earlier
+        begin."""
         inbox = self._link.inbox
         if not any(type(message) in _URGENT for message in inbox):
             return
@@ -141,11 +142,11 @@ class SharedCalls:
         elif type(message) is wire.Grants:
             self._host.effects.grant(message)
         elif type(message) is wire.Recall:
-            self._link.recalled.difference_update(message.seqs)  # all of them stood before it
+            self._link.recalled.difference_update(message.seqs)  # these calls came before the recall, so they are over
 
     # ------------------------------------------------------------------ steps
     def _step(self, seq: int, function: Any, *arguments: Any) -> Any:
-        """One step of the call ``seq``, and all that it brings about. Returns what the function returned."""
+        """Does one step of the call ``seq``, and all jobs that follow from it. Returns what the function returned."""
         host, realm, engine = self._host, self._runtime.realm, self._runtime.realm.engine
         one = self._open.get(seq)
         if one is not None:
@@ -165,15 +166,15 @@ class SharedCalls:
         return said
 
     def _broke(self, one: _Open | None, error: BaseException) -> None:
-        """Something was thrown that no JavaScript caught, as happens where memory is out: that ends the call whose step
-        it was. What is left of the step is run."""
+        """Something was thrown that no JavaScript caught, as happens if memory runs out: ends the call whose step it
+        was. The remaining jobs of the step are run."""
         self._runtime.drain()
         if one is not None and not one.has_ended:
             self._close(one, self._runtime.broken(error))
 
     def _advance(self) -> tuple[float, int]:
-        """Does what the engine can do now. Returns for how many ms there is nothing to be done unless a message comes,
-        −1 for ever, and whose the timer is."""
+        """Does what the engine can do now. Returns for how many ms there is nothing to do unless a message comes (−1 is
+        for ever), and the call whose timer comes next."""
         runtime, realm = self._runtime, self._runtime.realm
         while True:
             self._look()
@@ -215,19 +216,19 @@ class SharedCalls:
             elif kind == "n":
                 if not self._open or self._link.inbox:
                     return (AGAIN if self._link.inbox else -1.0), NOBODY
-                self._close(self._oldest(), runtime.never())  # it waits for what nobody does; then the others are seen
+                self._close(self._oldest(), runtime.never())  # it waits for something that will never come
             if self._link.inbox:
                 return AGAIN, NOBODY  # calls begin as soon as they can
 
     def _next(self) -> Any:
-        """What there is to do, as text; None if memory does not suffice to say it."""
+        """What there is to do, as text; None if there is too little memory for that text."""
         try:
             return self._runtime.realm.step_of_all()
         except self._runtime.errors:
             return None
 
     def _without_room(self) -> _Open:
-        """Whose answer there was no room for; or the oldest call, which then gives up what it has."""
+        """The call for whose answer there was no room; or else the oldest call, which is ended to free memory."""
         one = self._open.get(int(self._runtime.realm.whose()))
         return one if one is not None and one.answer is None else self._oldest()
 
@@ -267,10 +268,10 @@ class SharedCalls:
                 self._step(one.seq, one.api.take, message)
                 if one.answer is not None:
                     self._answer(one)
-                return  # if it is nobody's, the call that asked for it is over
+                return  # if no open call has asked for it, the call that did is over
 
     def _answer(self, one: _Open) -> None:
-        """Answers a call whose hook has ended, unless something that it asked for waits to be sent."""
+        """Answers a call whose hook has ended, unless API calls of it still wait to be sent."""
         if one.api.queue:
             return
         assert one.answer is not None
@@ -284,7 +285,7 @@ class SharedCalls:
         self._runtime.after()
 
     def _leave(self, one: _Open) -> None:
-        """The call has ended in the engine: what it left behind is run, and has no API any more."""
+        """The call has ended in the engine: runs the jobs that it left behind, which can make no API calls any more."""
         engine = self._runtime.realm.engine
         one.has_ended = True
         if engine.rejected:

@@ -1,9 +1,9 @@
 """Several calls at once in one Python worker: each async hook is a task of one event loop, which reads the link as
 well.
 
-Calls begin in the order of the link. A plain ``def`` hook waits until all calls before it are answered and runs alone,
-and what came after it waits. Which call some code belongs to is in a context variable: tasks and callbacks inherit it,
-so that lines of output and the tasks that a call left behind are known for what they are.
+Calls begin in the order of the link. A plain ``def`` hook waits until all calls before it are answered, and then runs
+alone while the calls after it wait. A context variable says which call the running code belongs to. Tasks and callbacks
+inherit it, so each line of output and each task that was left behind can be assigned to its call.
 """
 
 from __future__ import annotations
@@ -41,20 +41,20 @@ class Plugin(Protocol):
         """Calls the hook's function. Returns its value, or a coroutine. Raises whatever it raises."""
 
     def encoded(self, method: str, params: dict[str, Any]) -> bytes:
-        """The parameters of an API call as they travel. Raises ApiError."""
+        """The encoded parameters of an API call. Raises ApiError."""
 
     def read(self, reply: wire.ApiReply, method: str) -> Any:
         """The result of an API call. Raises ApiError."""
 
     def exchange(self, seq: int, method: str, params: dict[str, Any]) -> Any:
-        """One API call: sent, and its answer waited for. Raises ApiError."""
+        """Makes one API call and waits for its answer. Raises ApiError."""
 
     def effect(self, seq: int, method: str, params: dict[str, Any]) -> None:
-        """Notes an effect, which the answer to call ``seq`` takes along. Raises ApiError."""
+        """Notes an effect, which is sent with the answer to call ``seq``. Raises ApiError."""
 
 
 class _Metered:
-    """A coroutine that is awaited, and how much CPU time its own steps have used."""
+    """Awaits a coroutine, and measures how much CPU time the coroutine's own steps use."""
 
     def __init__(self, coroutine: Coroutine[Any, Any, Any]) -> None:
         self._coroutine = coroutine
@@ -74,12 +74,12 @@ class _Metered:
             try:
                 given = yield waits_for
                 step = self._coroutine.send
-            except BaseException as error:  # noqa: BLE001 - a cancellation, say: it is the coroutine's
+            except BaseException as error:  # noqa: BLE001 - such as a cancellation: it is passed to the coroutine
                 step, given = self._coroutine.throw, error
 
 
 class _Running:
-    """One call that has begun: its task, the tasks that it has made, and its API calls."""
+    """One call that has begun: its own task, the tasks that it has created, and its API calls."""
 
     __slots__ = ("is_cancelled", "open", "task", "tasks", "waiting")
 
@@ -93,7 +93,7 @@ class _Running:
 
 class _Asked:
     """One API call of an async hook, which may be awaited; it was made when the method was called. ``give_up`` is
-    called if nobody waits for its answer any longer, as ``asyncio.timeout`` brings about."""
+    called if no code waits for its answer any more, for example after ``asyncio.timeout``."""
 
     __slots__ = ("api_id", "future", "give_up", "method", "raw", "read", "waiters")
 
@@ -123,14 +123,14 @@ class _Asked:
 
 
 class Concurrent:
-    """Serves the calls of one worker. ``python`` has its hooks and its loop."""
+    """Serves the calls of one worker, by the hooks of ``python``, in ``loop``."""
 
     def __init__(self, host: Host, python: Plugin, loop: asyncio.AbstractEventLoop) -> None:
         self._host = host
         self._link = host.link
         self._python = python
         self._loop = loop
-        self._pending: deque[wire.Call] = deque()  # read, and not begun
+        self._pending: deque[wire.Call] = deque()  # calls that were read and have not begun
         self._running: dict[int, _Running] = {}
         self._asked: dict[int, tuple[_Running, _Asked]] = {}
         self._over: asyncio.Future[None] = loop.create_future()
@@ -158,7 +158,7 @@ class Concurrent:
         self._take()
 
     def _take(self) -> None:
-        """Does what the messages say that were read, and begins what may begin."""
+        """Handles the messages that were read, and begins the calls that may begin."""
         inbox, send = self._link.inbox, self._link.send
         while inbox:
             message = inbox.popleft()
@@ -196,7 +196,7 @@ class Concurrent:
             call = self._pending[0]
             hook = self._python.hooks[call.hook]
             if not hook.is_async and self._running:
-                return  # it runs alone, when those before it are answered
+                return  # a plain hook runs alone, once all calls before it are answered
             self._pending.popleft()
             if self._host.begin(call):
                 running = self._running[call.seq] = _Running()
@@ -211,7 +211,8 @@ class Concurrent:
                 return
 
     def _run_alone(self, call: wire.Call, hook: Hook, running: _Running) -> None:
-        """A plain function: nothing else runs meanwhile. If it returns a coroutine, that goes on beside others."""
+        """Runs a plain function, while no other call runs. If it returns a coroutine, that goes on beside other calls.
+        """
         self._host.seq = call.seq
         begun_ns = _cpu_ns()
         try:
@@ -245,7 +246,7 @@ class Concurrent:
         value = None
         try:
             value = await metered
-            while running.waiting:  # what the hook has asked for, and nobody waits for, is asked before its answer
+            while running.waiting:  # API calls that no code awaits are still sent before the hook's answer
                 await asyncio.wait((running.waiting[-1].future,))
         except BaseException as error:  # noqa: BLE001 - whatever it is, it is the answer
             failure = error
@@ -260,7 +261,7 @@ class Concurrent:
             self._loop.call_soon(self._begin)
 
     def _end(self, seq: int, running: _Running) -> None:
-        """The call is over: it has no API any more, and what it left behind is cancelled."""
+        """The call is over: it can make no API calls any more, and the tasks that it left behind are cancelled."""
         del self._running[seq]
         running.waiting.clear()
         for task in running.tasks:
@@ -268,7 +269,7 @@ class Concurrent:
                 task.cancel()
 
     def _task(self, loop: asyncio.AbstractEventLoop, coroutine: Any, **options: Any) -> asyncio.Task[Any]:
-        """Makes every task of the loop, and notes which call has made it."""
+        """Creates every task of the loop, and notes which call it belongs to."""
         task: asyncio.Task[Any] = asyncio.Task(coroutine, loop=loop, **options)
         context = options.get("context")
         running = self._running.get(_call.get() if context is None else context.get(_call, -1))
@@ -279,8 +280,8 @@ class Concurrent:
 
     # ------------------------------------------------------------------ API calls
     def ask(self, seq: int, method: str, params: dict[str, Any]) -> _Asked:
-        """One API call of an async hook: sent at once, or when one of the call's others is answered. Raises
-        ApiError."""
+        """Makes one API call of an async hook. It is sent at once, or, if as many as may are under way, when one of
+        them is answered. Raises ApiError."""
         running = self._running.get(seq)
         if running is None:
             raise sdk.ApiError("cancelled", "the call that this context belongs to is over", method=method)
@@ -316,7 +317,7 @@ class Concurrent:
                 self._send(seq, running, running.waiting.popleft())
 
     def _give_up(self, seq: int, running: _Running, asked: _Asked) -> None:
-        """Ends an API call at the gateway, if its hook has not ended; if it has not been sent, it never is."""
+        """Ends an API call at the gateway, if its hook has not ended. If it has not been sent, it never will be."""
         if not asked.api_id:
             with contextlib.suppress(ValueError):
                 running.waiting.remove(asked)
@@ -324,13 +325,13 @@ class Concurrent:
             self._host.send(wire.ApiCancel(seq, asked.api_id))
 
     def ask_alone(self, seq: int, method: str, params: dict[str, Any]) -> Any:
-        """One API call of a plain function, which waits for its answer. Raises ApiError."""
+        """Makes one API call of a plain function, and waits for its answer. Raises ApiError."""
         if seq not in self._running:
             raise sdk.ApiError("cancelled", "the call that this context belongs to is over", method=method)
         return self._python.exchange(seq, method, params)
 
     def effect(self, seq: int, method: str, params: dict[str, Any]) -> None:
-        """An effect of any hook, which its answer takes along. Raises ApiError."""
+        """Notes an effect of any hook, which is sent with the hook's answer. Raises ApiError."""
         if seq not in self._running:
             raise sdk.ApiError("cancelled", "the call that this context belongs to is over", method=method)
         self._python.effect(seq, method, params)

@@ -34,7 +34,7 @@ def _short(value: object) -> str:
 def load(message: Load, compiled: Mapping[str, CodeType] | None = None) -> Loaded:
     """The plugin in ``message``. Raises LoadError, or whatever the plugin's own code raises.
 
-    ``compiled``: path → the code that its file was already compiled to (tests only).
+    ``compiled``: path → the code that its file was already compiled to (for tests and debuggers).
     """
     check_files(message)
     importer = Importer(message.plugin, message.files, message.entrypoint, compiled)

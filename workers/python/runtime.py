@@ -11,8 +11,8 @@ import logging
 import os
 import sys
 from collections import deque
-from collections.abc import Callable
-from types import FunctionType
+from collections.abc import Callable, Mapping
+from types import CodeType, FunctionType
 from typing import Any
 
 import msgspec
@@ -82,7 +82,7 @@ class Python:
         self._log.setLevel(logging.DEBUG)
         self._log.addHandler(LogHandler(self._host.line))
         self._log.propagate = False
-        loaded = load(message)
+        loaded = load(message, self.compiled(message))
         self.hooks = {name: Hook(name, function) for name, function in loaded.hooks.items()}
         self._plugin = loaded.id
         if message.concurrent and message.mode == "serve":
@@ -94,6 +94,10 @@ class Python:
             self._loop = asyncio.new_event_loop()
             self.after = self._end_leftovers
         return Declared(loaded.id, loaded.version, sorted(loaded.permissions), sorted(loaded.hooks), loaded.uses_loop)
+
+    def compiled(self, _message: wire.Load) -> Mapping[str, CodeType] | None:
+        """Code that the bundle's files were already compiled to, by path; a debugger's worker has its own."""
+        return None
 
     def test(self, message: wire.Load) -> int:
         """Runs the bundle's tests with pytest, which only the test zygote has loaded."""

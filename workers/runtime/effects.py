@@ -1,7 +1,8 @@
-"""The effects of the calls that run, until an answer or an API call takes them along.
+"""The effects of the calls that run, until they are sent with an answer or an API call.
 
-What can be known here is refused here, in place, by the rules that the supervisor holds the same effect to
-(``effect_rules``). A refused try is sent as well: the supervisor counts and records it. Nothing here is trusted by it.
+If it can be known here that an effect is not allowed, it is refused here, by the rules that the supervisor also applies
+(``effect_rules``). A refused effect is sent as well, and the supervisor counts and records it. The supervisor trusts
+nothing of this.
 """
 
 from __future__ import annotations
@@ -40,8 +41,8 @@ Try = tuple[str, str, msgspec.Raw] | tuple[str, str, msgspec.Raw, str, int]
 
 
 class _Tried:
-    """What one call has tried: ``tries`` were not sent yet, ``more`` counts the refused ones without a record of their
-    own."""
+    """The effects that one call has tried. ``tries`` were not sent yet; ``more`` counts refused ones that get no record
+    of their own."""
 
     __slots__ = ("calls", "more", "refusals", "tally", "tries")
 
@@ -53,7 +54,7 @@ class _Tried:
         self.more: dict[tuple[str, str], int] = {}
 
     def refuse(self, method: str, code: str) -> None:
-        """Notes a try that was refused in place."""
+        """Notes an effect that was refused here."""
         count = self.refusals[method] = self.refusals.get(method, 0) + 1
         if count <= REFUSALS_RECORDED:
             self.tries.append((method, "", wire.NIL, code, 1))
@@ -62,7 +63,7 @@ class _Tried:
 
 
 class Effects:
-    """Of every call of one worker. ``plugin``, ``permissions`` and ``components`` are what ``wire.Load`` says."""
+    """The effects of every call of one worker. ``wire.Load`` brings the plugin, its permissions and the components."""
 
     __slots__ = ("_components", "_permissions", "_plugin", "open")
 
@@ -71,7 +72,7 @@ class Effects:
         self._permissions: frozenset[str] = frozenset()
         self._components: frozenset[str] = frozenset()
         self.open: dict[int, _Tried] = {}
-        """By call: those that have tried an effect or made an API call."""
+        """The calls that have tried an effect or made an API call, by number."""
 
     def load(self, message: wire.Load) -> None:
         """From now on the effects are this plugin's."""
@@ -95,19 +96,19 @@ class Effects:
             raise
 
     def refused(self, seq: int, method: str, code: str) -> None:
-        """Notes an effect that was refused before it came here, because of a value that cannot be carried, say."""
+        """Notes an effect that was refused before it came here, for example because of a value that cannot be sent."""
         one = self._of(seq)
         one.calls += 1
         one.refuse(method, code)
 
     def called(self, seq: int) -> bytes:
-        """The hook makes an API call. Returns what is to be written before it: the effects so far."""
+        """The hook makes an API call. Returns the effects so far, which must be written before it."""
         one = self._of(seq)
         one.calls += 1
         return self._taken(seq, one) if one.tries else b""
 
     def ended(self, seq: int) -> bytes:
-        """The hook has ended. Returns what is to be written before its answer."""
+        """The hook has ended. Returns its last effects, which must be written before its answer."""
         one = self.open.pop(seq, None)
         if one is None:
             return b""
@@ -167,7 +168,7 @@ def _size(one: Try) -> int:
 
 
 def _encoded(value: Any, path: str) -> bytes:
-    """``value`` as it travels, if the protocol can carry it. Raises EffectRefused."""
+    """``value``, encoded. Raises EffectRefused if the protocol cannot carry it."""
     try:
         body = encoded(value, path)
         if _FORBIDDEN in body or not _is_quick(body):
@@ -180,7 +181,7 @@ def _encoded(value: Any, path: str) -> bytes:
 
 
 def _is_quick(body: bytes) -> bool:
-    """Whether C alone finds that every value is in its range; if not, that has to be looked for."""
+    """Whether a decoder in C finds every value to be in range. If not, ``check_value`` has to look for the reason."""
     try:
         decode_quick(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):

@@ -1,8 +1,8 @@
-"""What a language has to bring so that a worker can run its plugins, and what it finds in the worker.
+"""What a language must provide so that a worker can run its plugins, and what the worker provides for the language.
 
 Everything else is the same for every language: the link, the marks, deadlines, the ids of API calls, output, the size
-of results (``serve``). A language is a package beside this one that has a module ``runtime`` with a function ``make``,
-and a row in ``apex_exec.executor.processes.runtimes``.
+of results (``serve``). A language is a package beside this one that has a module ``runtime`` with the functions
+``prepare`` and ``make``, and a row in ``apex_exec.executor.processes.runtimes``.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class LoadError(Exception):
 
 
 def check_files(message: wire.Load) -> None:
-    """Raises LoadError unless every file is what was hashed at installation and the entry point is among them."""
+    """Raises LoadError if a file is not the one that was hashed at installation, or if there is no entry point."""
     for path, digest in message.sha256.items():
         if hashlib.sha256(message.files[path]).hexdigest() != digest:
             raise LoadError(f"{path} differs from what was hashed at installation")
@@ -35,14 +35,14 @@ def check_files(message: wire.Load) -> None:
 
 
 class BadPayload(Exception):
-    """The payload cannot be decoded: nothing of the plugin has run."""
+    """The payload cannot be decoded, so no code of the plugin has run."""
 
 
 class Thrown(Exception):
     """Plugin code in another language than Python threw something that its hook, or its module, did not catch.
 
     ``name`` is the error's class, ``trace`` the plugin's own frames. ``api`` is (code, method, retry_after_ms) if it is
-    an error of the platform's API, ``memory`` whether there was no memory left.
+    an error of the platform's API. ``memory`` says that there was no memory left.
     """
 
     def __init__(self, name: str, text: str, trace: str = "", *, api: tuple[str, str, int] = ("", "", 0),
@@ -56,7 +56,7 @@ class Thrown(Exception):
 
 
 class Declared(NamedTuple):
-    """What a plugin's code says of itself."""
+    """What a plugin's code declares."""
 
     id: str
     version: str
@@ -71,12 +71,12 @@ class Host(Protocol):
     seq: int
     """The call whose code runs; -1 between calls, or between the steps of calls that run at once."""
     current: Callable[[], int]
-    """Returns ``seq``, unless the runtime of a concurrent worker has replaced it. It is asked whose a line of output
-    is, and in the handler of a signal, whose code that has interrupted."""
+    """Returns the call whose code runs: ``seq``, unless the runtime of a concurrent worker has replaced this function.
+    It names the call of a line of output, and the call whose code PROBE_SIGNAL has interrupted."""
     api_id: int
     """The number of the latest API call on this link."""
     effects: Effects
-    """What the calls have asked the platform to do, until their answers take it along."""
+    """What the calls have asked the platform to do and no message has carried to the supervisor yet."""
     send: Callable[[Any], None]
     """Writes one message in full; before an API call, the effects that its hook has made so far."""
     next: Callable[[], Any]
@@ -85,7 +85,7 @@ class Host(Protocol):
     """Returns the next message if it arrives within that many milliseconds, else None. Ends the process at the link's
     end."""
     put_back: Callable[[deque[Any]], None]
-    """Puts messages before those that have arrived since: a call that waits keeps its turn."""
+    """Puts messages in front of those that have arrived since, so that a call that waits keeps its turn."""
     line: Callable[[str, str], None]
     """Sends one line of the plugin's log, or drops it if the call has sent too many: ``(level, text)``."""
     has_folder: bool
@@ -94,14 +94,14 @@ class Host(Protocol):
     """The link itself, for a run of tests and for concurrent calls."""
 
     def begin(self, call: wire.Call) -> bool:
-        """Counts a call as started. Returns whether it is to be run; if not, it has been answered. For ``serve``, like
-        the three below."""
+        """Counts a call as started. Returns whether it is to be run; if not, it has been answered. ``Runtime.serve``
+        calls this and the three methods below."""
 
     def answer(self, seq: int, value: Any, cpu_ns: int) -> None:
         """Answers a call with what its hook returned, whatever that is."""
 
     def failed(self, seq: int, error: BaseException, cpu_ns: int) -> None:
-        """Answers a call with what its hook raised, or what was wrong with its payload."""
+        """Answers a call with what its hook raised, or with what is wrong with its payload."""
 
     def ended(self, seq: int, cpu_ns: int) -> None:
         """Answers a call that was cancelled and has ended."""
@@ -114,10 +114,10 @@ class Runtime(Protocol):
     """Runs one hook and returns its value: plain data, bytes, aware datetimes. Raises NotAValue, BadPayload, Thrown,
     MemoryError, or (Python alone) whatever the hook raises."""
     after: Callable[[], None] | None
-    """Clears what the call left behind, once its answer has been written; None if there is never anything."""
+    """Clears what the call left behind, once its answer has been written; None if there is never anything to clear."""
     serve: Callable[[], int] | None
-    """Serves calls of a concurrent worker until the link ends, and returns the process's exit status; None if the
-    language runs one call after the other in any case."""
+    """Serves the calls of a concurrent worker until the link ends, and returns the process's exit status; None if the
+    language always runs one call after another."""
 
     def load(self, message: wire.Load) -> Declared:
         """Loads the plugin. Raises LoadError, Thrown, or (Python alone) whatever the plugin's own code raises."""

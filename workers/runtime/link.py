@@ -1,11 +1,11 @@
 """The worker's end of the link: blocking reads and writes of whole messages, with few system calls.
 
-The supervisor's death appears as the link's end, the zygote's through PDEATHSIG; so we wait for nothing else.
+If the supervisor dies, the link ends; if the zygote dies, PDEATHSIG kills the worker. So we wait for nothing else.
 
 We wait in poll, never in read. A process that sleeps in read on a unix stream is woken a second time for each reply:
 when the supervisor takes the reply from the socket, the kernel reports "room to write" to every process that sleeps
-there, even a reader (unix_write_space, unix_stream_data_wait). Counted over 1,000 workers called in turn, a worker was
-switched to 2.2 times for each call, and 1.1 times with poll.
+there, even a reader (unix_write_space, unix_stream_data_wait). With 1,000 workers that were called in turn, there were
+2.2 context switches to a worker for each call with read, and 1.1 with poll.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _encode = msgspec.msgpack.Encoder().encode
 
 
 class Link:
-    """Receives and sends messages. For one thread."""
+    """Receives and sends messages. Only one thread may use it."""
 
     __slots__ = ("_codec", "_fd", "_wait", "inbox", "is_writing", "recalled")
 
@@ -36,7 +36,7 @@ class Link:
         self._wait = poll.poll
         self._codec = Zmtp(frame_bytes_max=wire.FRAME_BYTES_MAX)
         self.inbox: deque[Any] = deque()
-        """Messages that were read but not taken, bounded by the supervisor's prefetch."""
+        """Messages that were read and not taken; the supervisor's prefetch bounds their number."""
         self.recalled: set[int] = set()
         """Calls that must not begin, from every Recall that was read."""
         self.is_writing = False
@@ -82,16 +82,15 @@ class Link:
         return inbox.popleft()
 
     def within(self, wait_ms: float) -> Any:
-        """The next message if it arrives within ``wait_ms``, else None. Ends the process at the link's end: a call is
-        under way, and nobody is left to answer."""
+        """The next message if it arrives within ``wait_ms``, else None. If the link ends, ends the process: a call is
+        under way, and nobody is left who could be answered."""
         inbox = self.inbox
         if not inbox and self._wait(wait_ms) and not self._read():
             os._exit(0)
         return inbox.popleft() if inbox else None
 
     def look(self) -> bool:
-        """Reads what has arrived, without waiting. Returns False at the link's end, which appears again at the next
-        read.
+        """Reads what has arrived, without waiting. Returns False at the link's end; the next read finds the end again.
         """
         return self._read() if self._wait(0) else True
 
@@ -100,7 +99,7 @@ class Link:
         try:
             missing_bytes = self._codec.missing_bytes  # an incomplete frame may be larger than one read
             data = os.read(self._fd, missing_bytes if missing_bytes > READ_BYTES else READ_BYTES)
-        except BlockingIOError:  # without seccomp: a spurious wake-up, and a mode that was changed
+        except BlockingIOError:  # without seccomp: a spurious wake-up, after the plugin changed the descriptor's mode
             return True
         except ConnectionResetError:
             return False
@@ -108,12 +107,12 @@ class Link:
             return False
         inbox = self.inbox
         inbox.extend(map(_decode, self._codec.feed(data)))
-        if len(inbox) > 1:  # it is only urgent if calls are before it
+        if len(inbox) > 1:  # a recall is urgent only if calls stand before it
             for message in inbox:
                 if type(message) is wire.Recall:
                     self.recalled.update(message.seqs)
         return True
 
     def put_back(self, messages: deque[Any]) -> None:
-        """Puts ``messages`` before those that have arrived since."""
+        """Puts ``messages``, which were taken before, in front of those that have arrived since."""
         self.inbox.extendleft(reversed(messages))

@@ -10,7 +10,7 @@ from typing import Any
 from workers import wire
 
 LINES_PER_CALL_MAX = 200
-"""This limit only helps: the supervisor limits the lines per second itself, whatever a worker sends."""
+"""This limit is a courtesy: the supervisor limits the lines per second itself, whatever a worker sends."""
 
 
 class Outlet:
@@ -28,7 +28,7 @@ class Outlet:
         self._left = LINES_PER_CALL_MAX
 
     def close(self, _seq: int = -1) -> None:
-        """The call ends: an unfinished line is sent, and nothing more."""
+        """The call ends: sends its unfinished line, if there is one, and drops what comes after."""
         for stream in self.streams:
             if stream.pending:
                 stream.finish()
@@ -76,7 +76,7 @@ class Stream(io.TextIOBase):
 
 
 class _CallOutput:
-    """The output of one of several calls: how many lines it may still send, and its unfinished ones."""
+    """The output of one of several calls: how many lines it may still send, and its unfinished line of each stream."""
 
     __slots__ = ("left", "pending")
 
@@ -100,7 +100,7 @@ class SharedOutlet(Outlet):
         self._calls[seq] = _CallOutput()
 
     def close(self, seq: int = -1) -> None:
-        """Call ``seq`` ends: its unfinished lines are sent, and nothing more."""
+        """Call ``seq`` ends: sends its unfinished lines, and drops what comes after."""
         call = self._calls.get(seq)
         if call is not None:
             for level, text in call.pending.items():
@@ -136,7 +136,7 @@ class SharedOutlet(Outlet):
 
 
 class SharedStream(Stream):
-    """A stream whose unfinished line is each call's own."""
+    """A stream with an unfinished line for each call."""
 
     def __init__(self, level: str, outlet: SharedOutlet) -> None:
         self._shared = outlet

@@ -1,7 +1,7 @@
 """The worker's loop: take a call, mark it, run the hook, answer it in full, take the next.
 
-Worker CPU per call is the price of everything, so the path of a call is short: one blocking read, one byte to the
-marks, one encoding of the whole answer, one write (`python -m benchmarks profile` counts it).
+A worker's CPU time for each call limits the rate of all calls, so the path of a call is short: one blocking read, one
+byte to the marks pipe, one encoding of the whole answer, one write (`python -m benchmarks profile` measures it).
 """
 
 from __future__ import annotations
@@ -28,17 +28,17 @@ from workers.runtime.values import NotAValue, check_value, is_plain
 from workers.zmtp import encode as frame
 
 RESERVE_BYTES = 256 * 1024
-"""Given back when memory runs out, so that the answer which says so can be made. So large a block of zeros is address
-space that nobody has touched: it counts against the limit and costs no memory."""
+"""Freed when memory runs out, so that the answer that reports this can be made. A block of zeros of this size is
+address space that was never touched: it counts against the limit, but takes up no memory."""
 LOOK_NS = 5_000_000
-"""For this long, calls that were read and wait here begin without a look at the link. After that the supervisor may
-have recalled one. A look is a system call, and short hooks should not pay for one in every call."""
+"""For this long, calls that were read and wait here begin without a look at the link, on which the supervisor may have
+recalled one of them. A look is a system call, and short hooks should not pay for one in every call."""
 _encode = msgspec.msgpack.Encoder().encode
 
 
 class Worker:
-    """One worker's state, and what its runtime sees of it (``interface.Host``). One call at a time; calls that arrive
-    meanwhile wait in order."""
+    """One worker's state, and what its runtime sees of it (``interface.Host``). It runs one call at a time, and calls
+    that arrive meanwhile wait in order, unless the runtime serves several calls at once (``Runtime.serve``)."""
 
     def __init__(self, child: Child) -> None:
         self._child = child
@@ -65,10 +65,10 @@ class Worker:
         return self.seq
 
     def _whose(self) -> int:
-        return self.current()  # which a runtime may have replaced
+        return self.current()  # looked up now, since a runtime may have replaced it
 
     def boot(self, layers: list[wire.LayerReport]) -> None:
-        """Greets and reports the jail. A worker may wait here for its plugin as long as it likes."""
+        """Sends the greeting and the report of the jail. After that a worker may wait for its plugin for any time."""
         self.link.greet()
         self.link.send(wire.Booted(layers))
 
@@ -97,7 +97,7 @@ class Worker:
         return 0 if message.mode == "probe" else self._calls()
 
     def _probed(self, _number: int, _frame: object) -> None:
-        """The signal of a probe: says whose code it has interrupted, if any is running."""
+        """The handler of PROBE_SIGNAL: reports which call's code it has interrupted, if any call's code is running."""
         seq = self.current()
         if seq >= 0 and not self.link.is_writing:
             self.link.send(wire.Blocked(seq))
@@ -136,7 +136,7 @@ class Worker:
             if (call := take()) is None:
                 return 0
             if type(call) is wire.Call:
-                write_mark(marks, b"\x01")  # before the clock is read: what follows may count as started
+                write_mark(marks, b"\x01")  # before the clock is read: a call without a mark will see its deadline
                 now_ns = clock()
                 if not waited:
                     looked_ns = now_ns
@@ -153,17 +153,17 @@ class Worker:
             elif type(call) is wire.Ping:
                 link.send(wire.Pong(call.nonce))
             elif type(call) is wire.Recall:
-                recalled.difference_update(call.seqs)  # all of them stood before it
+                recalled.difference_update(call.seqs)  # these calls came before the recall, so they are over
             elif type(call) is wire.Grants:
                 self.effects.grant(call)
-            elif type(call) is wire.Cancel and call.nonce:  # of a language without ``serve``: it is over
+            elif type(call) is wire.Cancel and call.nonce:  # a language without ``serve``: that call is over by now
                 link.send(wire.Pong(call.nonce))
 
     def _answer(self, call: wire.Call) -> bytes:
-        """The framed answer to one call. Whatever the hook does, there is one."""
+        """Runs the hook and returns the framed answer to the call. There is an answer whatever the hook does."""
         self.seq = seq = call.seq
         self._outlet.open(seq)
-        begun_ns = time.thread_time_ns()  # not the process's: under RLIMIT_CPU the kernel reads that one by ticks
+        begun_ns = time.thread_time_ns()  # not the process's clock, which the kernel counts in ticks under RLIMIT_CPU
         try:
             value = self._run(call)
             answer = frame(self._encoded(seq, value, time.thread_time_ns() - begun_ns))
@@ -178,7 +178,7 @@ class Worker:
         return answer
 
     def _failed(self, seq: int, error: BaseException, cpu_ns: int) -> bytes:
-        """The framed answer to a call that failed, after what it has tried."""
+        """The framed answer to a call that failed, with the effects that it has tried in front of it."""
         answer = frame(self._failure(seq, error, cpu_ns))
         if self._tried:
             with contextlib.suppress(MemoryError):
@@ -193,8 +193,8 @@ class Worker:
             self.link.send(message)
 
     def _failure(self, seq: int, error: BaseException, cpu_ns: int) -> bytes:
-        """The answer to a call whose hook, payload or value is not as it should be."""
-        kind = type(error)  # isinstance would ask the exception itself
+        """The answer to a call that failed because of its hook, its payload or its value."""
+        kind = type(error)  # isinstance would run code of the plugin's exception
         if issubclass(kind, NotAValue):
             path = error.path[:200]  # type: ignore[attr-defined]  # a NotAValue has it
             return _encode(wire.BadOutput(seq, path, text_of(error), cpu_ns))
@@ -212,9 +212,9 @@ class Worker:
 
     # ------------------------------------------------------------------ several calls at once
     def begin(self, call: wire.Call) -> bool:
-        """Counts the call as started. False if it is not to be run, and has been answered."""
+        """Counts the call as started. False if it must not run; then it has been answered."""
         link, seq = self.link, call.seq
-        os.write(self._marks, b"\x01")  # before the clock is read: what follows may count as started
+        os.write(self._marks, b"\x01")  # before the clock is read: a call without a mark will see its deadline
         if time.monotonic_ns() >= call.deadline_ns or seq in link.recalled:
             link.recalled.discard(seq)
             link.send(wire.Skipped(seq))
@@ -251,18 +251,18 @@ class Worker:
         try:
             self._reserve = bytes(RESERVE_BYTES)
         except MemoryError:
-            return  # the plugin still holds it all; the next call may give some back
+            return  # the plugin still holds all the memory; after the next call there may be some
 
     @staticmethod
     def _encoded(seq: int, value: Any, cpu_ns: int) -> bytes:
-        """``wire.Reply`` with ``value`` encoded in place. Raises NotAValue, MemoryError."""
+        """The encoded ``wire.Reply``, with ``value`` encoded inside it. Raises NotAValue, MemoryError."""
         try:
             if not is_plain(value):
                 check_value(value)
             body = _encode(("reply", seq, value, cpu_ns))
         except (NotAValue, MemoryError):
             raise
-        except Exception as error:  # the encoder's word for it, or a value that misbehaves while it is looked at
+        except Exception as error:  # the encoder's own error, or a value that raises while it is looked at
             check_value(value)
             raise NotAValue("$", text_of(error)) from None
         if len(body) > wire.RESULT_BYTES_MAX:
@@ -274,7 +274,7 @@ class Worker:
 
 
 def run(child: Child, layers: list[wire.LayerReport]) -> int:
-    """Serves until the link ends; the process's exit status."""
+    """Serves until the link ends. Returns the process's exit status."""
     worker = Worker(child)
     worker.boot(layers)
     return worker.serve()

@@ -1,7 +1,7 @@
-"""The entry point of the zygote's process, in a module that its parent can import at no cost.
+"""The entry point of the zygote's process, in a module that is cheap for its parent to import.
 
 ``ssl`` is kept out of the zygote, unless ``sandbox.extra_modules`` names it: asyncio would load it, few plugins can use
-it, and its hundred mappings make every fork slower by a third of a millisecond (measured).
+it, and its hundred memory mappings make every fork slower by a third of a millisecond (measured).
 """
 
 from __future__ import annotations

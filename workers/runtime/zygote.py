@@ -18,6 +18,7 @@ import signal
 import socket
 import sys
 import threading
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -40,7 +41,11 @@ _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(ToZygote).decode
 
 
-def main(control: Connection, boot: dict[str, Any]) -> None:
+Become = Callable[[Jail, dict[str, Any], tuple[int, int]], None]
+"""What a forked child does with the jail, the worker's map and its descriptors. It does not return."""
+
+
+def main(control: Connection, boot: dict[str, Any], become: Become = child.run) -> None:
     """The target of the spawned process. ``boot``: the module lists ``preload hidden refused``, ``languages`` (name →
     suffixes and module, in the order in which they are prepared), ``jail``, ``death_fd``,
     and ``nice`` if the caller has a niceness that workers must not inherit."""
@@ -69,7 +74,7 @@ def main(control: Connection, boot: dict[str, Any]) -> None:
         link.send(_encode(ZygoteReady(os.getpid(), len(sys.modules), lacking)))
     except OSError:
         os._exit(0)  # the supervisor has exited meanwhile
-    _loop(link, wake_read, boot["death_fd"].fileno(), jail)
+    _loop(link, wake_read, boot["death_fd"].fileno(), jail, become)
 
 
 def _prepare(boot: dict[str, Any]) -> dict[str, str]:
@@ -86,7 +91,7 @@ def _prepare(boot: dict[str, Any]) -> dict[str, str]:
     return lacking
 
 
-def _loop(link: socket.socket, wake_read: int, death_fd: int, jail: Jail) -> None:
+def _loop(link: socket.socket, wake_read: int, death_fd: int, jail: Jail, become: Become) -> None:
     workers: dict[int, int] = {}
     poll = select.poll()
     for fd in (link.fileno(), wake_read, death_fd):
@@ -107,7 +112,7 @@ def _loop(link: socket.socket, wake_read: int, death_fd: int, jail: Jail) -> Non
                     fds.frombytes(raw[: len(raw) - len(raw) % fds.itemsize])
                 message = _decode(data)
                 if isinstance(message, Fork):
-                    _fork(link, message, fds, workers, jail)
+                    _fork(link, message, fds, workers, lambda given, ends: become(jail, given, ends))
                 elif isinstance(message, Kill):
                     _kill(message.worker, workers)
                 else:
@@ -115,8 +120,8 @@ def _loop(link: socket.socket, wake_read: int, death_fd: int, jail: Jail) -> Non
 
 
 def _fork(link: socket.socket, message: Fork, fds: array.array[int], workers: dict[int, int],
-          jail: Jail) -> None:
-    if len(fds) < FORK_FDS:  # the kernel had no room for descriptors here (EMFILE) and dropped those that did not fit
+          become: Callable[[dict[str, Any], tuple[int, int]], None]) -> None:
+    if len(fds) < FORK_FDS:  # this process is out of descriptors (EMFILE), and the kernel dropped those beyond
         _close(fds)
         link.send(_encode(ForkFailed(message.worker, errno.EMFILE)))
         return
@@ -129,13 +134,13 @@ def _fork(link: socket.socket, message: Fork, fds: array.array[int], workers: di
     if pid == 0:
         try:
             signal.set_wakeup_fd(-1)
-            child.run(jail, message.jail, (fds[0], fds[1]))
+            become(message.jail, (fds[0], fds[1]))
         finally:
             os._exit(72)
     _close(fds)
     try:
         pidfd = os.pidfd_open(pid)
-    except OSError as error:  # a worker that nobody could kill at its deadline may not run
+    except OSError as error:  # without a pidfd the worker could not be killed at its deadline, so it must not run
         os.kill(pid, signal.SIGKILL)
         os.waitpid(pid, 0)
         link.send(_encode(ForkFailed(message.worker, error.errno or errno.EMFILE)))
@@ -148,7 +153,7 @@ def _fork(link: socket.socket, message: Fork, fds: array.array[int], workers: di
 
 def _kill(worker: int, workers: dict[int, int]) -> None:
     for pid, number in workers.items():
-        if number == worker:  # a child that is not reaped yet, so its pid is not reused
+        if number == worker:  # the child is not reaped yet, so its pid cannot be another process's
             with contextlib.suppress(OSError):
                 os.kill(pid, signal.SIGKILL)
 

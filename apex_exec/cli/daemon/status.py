@@ -1,14 +1,11 @@
-"""``status`` and ``top``: what the daemon and its plugins are doing, once or continuously."""
+"""``status``: what the daemon and its plugins are doing, once. ``top`` shows the same rows, live."""
 
 from __future__ import annotations
 
-import sys
-import time
 from typing import Annotated, Any, Literal
 
 from apex_exec.cli import connect
-from apex_exec.cli.cells import cell_len, chop_cells
-from apex_exec.cli.output import Screen, cell, print_json, print_table, say
+from apex_exec.cli.output import print_json, print_table, say
 from apex_exec.cli.root import AsJson, ConfigFile, RuntimeDir, app, examples
 from apex_exec.cli.verbs import Option
 from apex_exec.common.words import clean, duration
@@ -20,15 +17,9 @@ COLUMNS = {"id": "plugin", "condition": "state", "calls": "calls/s", "p50": "p50
            "queue": "queue", "inFlight": "at once", "cpu": "cpu %", "memory": "mem MB", "throttled": "thr %",
            "breaker": "breaker",
            "failures": "fail 5m", "restarts": "rst"}
-NARROW = 96
-"""Below this width `top` leaves out the breaker's column, since the state shows an open breaker, and that of the calls
-at once."""
-HOTKEYS: dict[str, SortKey] = {"i": "id", "s": "state", "c": "calls", "5": "p50", "9": "p99", "u": "queue", "p": "cpu",
-                               "m": "memory", "t": "throttled", "f": "failures",
-                               "r": "restarts"}
 ASCENDING = ("id", "state")
-LEFT = ("id", "condition", "breaker")
-ID_WIDTH_MIN = 14
+SORTS = {"state": "condition"}
+"""The column that shows what is sorted by, where it has another name."""
 Sort = Annotated[SortKey, Option("--sort", help="The column to sort by; numbers from high to low.")]
 
 
@@ -47,32 +38,6 @@ def status(as_json: AsJson = False, sort: Sort = "id", runtime_dir: RuntimeDir =
         return
     say(headline(now))
     print_table(ordered(rows(now, None), sort), COLUMNS, as_json=False, empty="no plugin is registered")
-
-
-@app.command(epilog=examples("apex-exec top", "apex-exec top --sort cpu --seconds 5"))
-def top(
-    sort: Sort = "calls",
-    seconds: Annotated[float, Option(min=0.2, help="Time between two looks.")] = 2.0,
-    as_json: AsJson = False,
-    runtime_dir: RuntimeDir = None,
-    config: ConfigFile = None,
-) -> None:
-    """Shows what plugins are doing, live.
-
-    Keys sort: i id, s state, c calls, 5 p50, 9 p99, u queue, p cpu, m memory, t throttled, f failures, r restarts;
-    q ends.
-    Without a terminal, or with --json, it reads the status twice and prints the table once.
-    """
-    with connect.admin(config, runtime_dir) as client:
-        before = client.request("daemon.status")
-        if as_json or not (sys.stdout.isatty() and sys.stdin.isatty()):
-            time.sleep(seconds)
-            now = client.request("daemon.status")
-            if not as_json:
-                say(headline(now))
-            print_table(ordered(rows(now, before), sort), COLUMNS, as_json=as_json, empty="no plugin is registered")
-            return
-        _live(lambda: client.request("daemon.status"), before, sort, seconds)
 
 
 def rows(now: Row, before: Row | None) -> list[Row]:
@@ -130,57 +95,3 @@ def headline(now: Row) -> str:
     if now["draining"]:
         wrong.append("draining")
     return line + ("\nNOT READY  " + clean("; ".join(wrong)) if wrong else "")
-
-
-def _live(look: Any, before: Row, sort: SortKey, seconds: float) -> None:
-    """Redraws every ``seconds`` and at a key, one frame at a time, so that a slow terminal gets fewer frames."""
-    import select
-    import shutil
-    import termios
-    import tty
-
-    stdin = sys.stdin.fileno()
-    saved = termios.tcgetattr(stdin)
-    try:
-        tty.setcbreak(stdin)
-        with Screen() as screen:
-            now, due = before, time.monotonic() + min(1.0, seconds)  # the first rates come soon
-            while True:
-                screen.draw(_frame(now, before, sort, shutil.get_terminal_size().columns))
-                ready, _, _ = select.select([stdin], [], [], max(0.0, due - time.monotonic()))
-                if ready:
-                    key = sys.stdin.read(1)
-                    if key in ("q", ""):
-                        return
-                    sort = HOTKEYS.get(key, sort)
-                    continue
-                before, now = now, look()
-                due = time.monotonic() + seconds
-    finally:
-        termios.tcsetattr(stdin, termios.TCSADRAIN, saved)
-
-
-def _frame(now: Row, before: Row, sort: SortKey, width: int) -> list[tuple[str, str]]:
-    """The lines of one look, each with its style; the column of ids takes the room that is left."""
-    wide = ("breaker", "inFlight")
-    columns = {key: heading for key, heading in COLUMNS.items() if width >= NARROW or key not in wide}
-    names = [f"*{heading}" if key == sort or (key == "condition" and sort == "state") else heading
-             for key, heading in columns.items()]
-    shown = ordered(rows(now, before if before is not now else None), sort)
-    table = [[" ".join(cell(row[key]).split()) for key in columns] for row in shown]
-    widths = [max(map(cell_len, column)) for column in zip(names, *table, strict=True)]
-    widths[0] = max(ID_WIDTH_MIN, width - sum(widths[1:]) - len(widths) + 1)
-
-    def line(cells: list[str]) -> str:
-        padded = []
-        for key, text, room in zip(columns, cells, widths, strict=True):
-            text = (chop_cells(text, room) or [""])[0]
-            space = " " * (room - cell_len(text))
-            padded.append(text + space if key in LEFT else space + text)
-        return " ".join(padded)
-
-    lines = [("", text) for text in headline(now).split("\n")] + [("heading", line(names))]
-    for row, cells in zip(shown, table, strict=True):
-        bad = row["breaker"] != "closed" or row["state"] != "enabled"
-        lines.append(("warning" if bad else "", line(cells)))
-    return lines

@@ -7,18 +7,21 @@ import os
 import select
 import signal
 import tempfile
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from apex_exec.cli.output import say
+from apex_exec.cli.plugin.calls_shown import CallsShown
 from apex_exec.cli.plugin.common import settings_with_hooks
 from apex_exec.cli.root import EXIT_NO, ConfigFile, examples, fail, need_linux, our_command, plugin_app
 from apex_exec.cli.verbs import Argument, Option
 
 if TYPE_CHECKING:
+    from apex_exec.cli.plugin.preview import Preview
     from apex_exec.config import Settings
     from apex_exec.readiness import Readiness
     from apex_exec.registry.bundles.bundle import Bundle
@@ -32,17 +35,20 @@ LINES_PER_SECOND = 1000
 """The limit on what the plugin prints is high, because its author wants to see everything."""
 
 
-@plugin_app.command(epilog=examples("apex-exec plugin dev ./my-plugin"))
+@plugin_app.command(epilog=examples("apex-exec plugin dev ./my-plugin", "apex-exec plugin dev . --port 8000"))
 def dev(
     folder: Annotated[Path, Argument(metavar="DIR", help="The bundle's folder.")],
     runtime: Annotated[str | None, Option(
         "--runtime-dir", metavar="DIR", help="Folder for the daemon's sockets; default: a new one.")] = None,
+    port: Annotated[int, Option("--port", min=0, max=65_535, help="The preview's port; 0 takes a free one.")] = 0,
     config: ConfigFile = None,
 ) -> None:
     """Serves a folder with the real limits and jail, and reloads it on every save. Ctrl-C ends it.
 
     If a save is not a valid bundle or cannot be loaded, the reason is printed and the last good save stays in service.
-    Everything that the plugin prints is shown here, and so is every failure of a hook, with its traceback.
+    Shown are every call with its outcome and what it asked of the platform, everything that the plugin prints, and
+    every failure of a hook, with its traceback. The address that is printed leads to a page on this machine with the
+    widgets and the result of the latest save, as JSON.
     """
     need_linux()
     from apex_exec.registry.bundles.bundle import read_folder
@@ -68,12 +74,11 @@ def dev(
                     log.show(0.0)
                     fail("the daemon did not start; the lines above are its own messages", EXIT_NO)
             _tell_calls(watch.bundle, str(daemon.runtime))
-            while daemon.is_running():
-                log.show(POLL_SECONDS)
-                if watch.look():
-                    daemon.signal(signal.SIGHUP)
-                    say(f"reloaded {id_} {watch.bundle.manifest.version}, digest {watch.bundle.digest[:12]}",
-                        flush=True)
+            with _preview(watch.bundle, daemon.endpoint, port) as preview, CallsShown(daemon.admin_endpoint, id_):
+                while daemon.is_running():
+                    log.show(POLL_SECONDS)
+                    if watch.look():
+                        _beside(_reload, daemon.admin_endpoint, preview, watch.bundle)
     if status := daemon.stop():
         fail(f"the daemon ended with status {status}", EXIT_NO)
 
@@ -104,6 +109,54 @@ def _served(place: Path, runtime: str | None, config: Path | None,
             while log.show(POLL_SECONDS):
                 pass  # if nobody read its last messages, the daemon would block on writing them
             daemon.stop()
+
+
+@contextmanager
+def _preview(bundle: Bundle, endpoint: str, port: int) -> Iterator[Preview]:
+    """Yields the page, which is there until the body ends. Ends the command if its port is taken."""
+    from apex_exec.cli.plugin.preview import Preview
+    from apex_exec.registry.bundles.checks import canary_call
+
+    samples = {hook: canary_call(bundle.manifest, hook, None, USER)["payload"]
+               for hook in bundle.manifest.manifest.hooks}
+    try:
+        preview = Preview(endpoint, bundle.manifest.id, samples, USER, port)
+    except OSError as error:
+        fail(f"the preview cannot listen on 127.0.0.1:{port}: {error.strerror}; name another --port", EXIT_NO)
+    try:
+        say(f"preview: {preview.address}", flush=True)
+        _beside(_render, preview, bundle)
+        yield preview
+    finally:
+        preview.close()
+
+
+def _beside(act: Callable[..., None], *given: object) -> None:
+    """Runs ``act`` in a thread: what reads the daemon's log may not wait for the daemon."""
+    threading.Thread(target=act, args=given, daemon=True).start()
+
+
+def _reload(endpoint: str, preview: Preview, bundle: Bundle) -> None:
+    """Has the daemon serve a new save, and shows it."""
+    from apex_exec.client import AdminClient, CallError, ConnectionLost
+
+    try:
+        with AdminClient(endpoint) as admin:
+            admin.request("daemon.reload")
+    except (CallError, ConnectionLost) as error:
+        say(f"not reloaded: {error}", flush=True)
+        return
+    say(f"reloaded {bundle.manifest.id} {bundle.manifest.version}, digest {bundle.digest[:12]}", flush=True)
+    _render(preview, bundle)
+
+
+def _render(preview: Preview, bundle: Bundle) -> None:
+    """Calls the hooks that show something, since their widgets are what the page is for. Other hooks may write."""
+    from apex_exec.catalogue.hooks import RENDERING
+
+    for hook in bundle.manifest.manifest.hooks:
+        if hook in RENDERING:
+            preview.call(hook)
 
 
 def _tell_calls(bundle: Bundle, sockets: str) -> None:

@@ -21,7 +21,7 @@ LANGUAGES: dict[str, Language] = {"py": "python", "js": "javascript", "ts": "typ
 
 @plugin_app.command(epilog=examples(
     "apex-exec plugin new my-plugin", "apex-exec plugin new my-plugin --author 'ACME Corp'",
-    "apex-exec plugin new my-plugin --lang ts",
+    "apex-exec plugin new my-plugin --lang ts", "apex-exec plugin new my-pivot --recipe csv-pivot",
     "apex-exec plugin new my-plugin --hook onInvoiceCreated --config daemon.toml"))
 def new(
     plugin: Annotated[str, Argument(metavar="ID", help="The new id: 3 to 50 of a-z, 0-9 and the hyphen.")],
@@ -33,6 +33,8 @@ def new(
     typescript: Annotated[bool, Option("--ts", help="Write it in TypeScript, built by esbuild.")] = False,
     lang: Annotated[Literal["py", "js", "ts"] | None, Option(
         "--lang", help="The language: Python, JavaScript or TypeScript.")] = None,
+    recipe: Annotated[str, Option(
+        "--recipe", metavar="NAME", help="Begin with a whole plugin; `apex-exec help recipes` lists them.")] = "",
     as_json: AsJson = False,
     config: ConfigFile = None,
 ) -> None:
@@ -43,6 +45,9 @@ def new(
     """
     from apex_exec.registry.bundles.scaffold import write_scaffold
 
+    if recipe:
+        _from_recipe(folder, plugin, author, recipe, bool(hook or javascript or typescript or lang), as_json)
+        return
     named = {word for word, is_given in (("js", javascript), ("ts", typescript), (lang or "", bool(lang))) if is_given}
     if len(named) > 1:
         raise BadParameter("name one language, not both", param_hint="--lang")
@@ -54,6 +59,16 @@ def new(
     shown = shlex.quote(str(made))
     show({"id": plugin, "folder": str(made)}, as_json,
          f"{made}: try `apex-exec plugin validate {shown}` and `apex-exec plugin dev {shown}`")
+
+
+def _from_recipe(folder: Path, plugin: str, author: str, recipe: str, is_more_named: bool, as_json: bool) -> None:
+    from apex_exec.registry.bundles.recipes import next_commands, write_recipe
+
+    if is_more_named:
+        raise BadParameter("a recipe has its own hook and language", param_hint="--recipe")
+    made = write_recipe(folder, plugin, author or this_user(), recipe)
+    then = " && ".join(next_commands(made))
+    show({"id": plugin, "folder": str(made), "next": next_commands(made)}, as_json, f"{made}: try `{then}`")
 
 
 def _asked() -> tuple[str, str]:

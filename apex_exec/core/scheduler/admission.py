@@ -1,4 +1,4 @@
-"""What may come in, and what may begin. Decisions only: nothing here is changed but the reasons to refuse."""
+"""Decides which calls may come in, and which may begin. Nothing here changes anything but the reasons to refuse."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ SHUTTING_DOWN: Refusal = ("SHUTTING_DOWN", "the daemon is shutting down", {})
 
 
 class Admission:
-    """``refused`` says why nothing at all may begin now. ``draining`` says that the daemon ends, and ``drained`` that
-    its time is over; ``drain`` is the timer in between."""
+    """``refused`` says why no call at all may begin now, and is None otherwise. ``draining`` says that the daemon is
+    ending, ``drain`` is the timer of that, and ``drained`` says that the timer was due."""
 
     def __init__(self, bounds: Bounds, verdicts: Verdicts) -> None:
         self._bounds = bounds
@@ -31,7 +31,7 @@ class Admission:
         """Why ``request`` is not admitted; None if it is."""
         if slot is None:
             return "PLUGIN_NOT_FOUND", f"no plugin {request.plugin!r} is registered", {}
-        if self.drained:  # until then the shell refuses hosts, and what comes here is the rest of what it had taken
+        if self.drained:  # before that, the shell refuses new requests, and calls of earlier dispatches still come here
             return SHUTTING_DOWN
         spec = slot.spec
         if spec.state != "enabled":
@@ -51,15 +51,15 @@ class Admission:
 
     @staticmethod
     def user_paused(slot: PluginSlot, request: InvokeRequested, now_ns: int) -> Refusal | None:
-        """Why a call may not begin since calls of its user have ended worker after worker; None if it may."""
+        """Why a call may not begin because earlier calls of its user have ended workers; None if it may."""
         wait_ns = slot.users.refuses_ns(request.user_id, request.hook, now_ns)
         if not wait_ns or request.own:
             return None
         return "QUARANTINED", USER_PAUSED, {"scope": "user", **retry_after(wait_ns)}
 
     def may_not_begin(self, request: InvokeRequested, spec: PluginSpec) -> Refusal | None:
-        """Why a call that has not begun may not begin now; None if it may. This is asked whenever a call comes to wait,
-        and of all that wait when the answer may have changed."""
+        """Why a call that has not begun may not begin now; None if it may. The pool asks this whenever a call begins to
+        wait, and for all waiting calls when the answer may have changed."""
         if self.refused is not None:
             return self.refused
         if (spec.users is not None or spec.entitled is not None) and not request.own and (
@@ -68,7 +68,7 @@ class Admission:
         return None
 
     def full(self, slot: PluginSlot, user_id: str, now_ns: int) -> Refusal | None:
-        """Why there is no room for a call, or that the plugin's breaker is open; None if neither is so."""
+        """The refusal of a call for which there is no room, or whose plugin's breaker is open; None if it has none."""
         limits = self._bounds.limits
         if len(self._open) >= limits.in_flight_max:
             return "OVERLOADED", "the daemon is full (pool.in_flight)", {}
@@ -85,7 +85,8 @@ class Admission:
         return None
 
     def _held_back(self, slot: PluginSlot, deadline_ns: int, now_ns: int) -> Refusal | None:
-        """Why a call cannot be started before its deadline: after repeated ends the next worker is started later."""
+        """The refusal of a call that cannot begin before its deadline, because the plugin's next worker is started
+        later: the plugin's workers have ended repeatedly. None otherwise."""
         start_ns = slot.breaker.start_after_ns
         if start_ns < deadline_ns or slot.worker is not None or slot.heir is not None:
             return None
@@ -93,5 +94,5 @@ class Admission:
 
 
 def retry_after(wait_ns: int) -> dict[str, object]:
-    """The details of a refusal that ends after ``wait_ns``: milliseconds, rounded up."""
+    """The details of a refusal after which the host may try again in ``wait_ns``: milliseconds, rounded up."""
     return {"retryAfterMs": -(-wait_ns // MS_NS)}

@@ -17,11 +17,11 @@ __all__ = ["NO_CALL", "SECOND_NS", "UNCHARGED", "Breaker", "BreakerPolicy"]
 
 NO_CALL = -1
 UNCHARGED = frozenset(("idle", "evicted", "recycled", "drained", "cancelled", "zygote_lost", "faulted", "overrun"))
-"""Exit reasons that say nothing against the plugin, or nothing more: the breaker of a faulted plugin is open already,
-and a worker whose code went on after its answer has kept nobody waiting."""
+"""Exit reasons that the breaker does not count. Most of them are not the plugin's fault. The breaker of a ``faulted``
+plugin is open already, and an ``overrun`` worker, whose code went on after its answer, has kept nobody waiting."""
 USERS_MIN = 3
-"""Ends whose culprits are known open the breaker only if at least this number of users caused them. Fewer are paused
-one by one."""
+"""Ends whose culprits are known open the breaker only if at least this number of users caused them. If it was fewer
+users, these are paused one by one."""
 BreakerState = Literal["closed", "open", "half_open"]
 
 
@@ -65,13 +65,13 @@ class Breaker:
         self.start_after_ns = 0
 
     def reconfigure(self, policy: BreakerPolicy) -> None:
-        """Uses ``policy`` from now on; what has happened stays counted, an open breaker stays open until its time."""
+        """Uses ``policy`` from now on. Earlier ends stay counted, and an open breaker stays open until its time."""
         self._policy = policy
         self._ends = deque(self._ends, maxlen=policy.ends_max)
         self._culprits = deque(self._culprits, maxlen=policy.ends_max)
 
     def state(self, now_ns: int) -> BreakerState:
-        """By the table above."""
+        """The state by the table above."""
         if self.open_until_ns == 0:
             return "closed"
         return "open" if now_ns < self.open_until_ns else "half_open"
@@ -88,12 +88,12 @@ class Breaker:
         """Counts one abnormal end after ``ran_ns`` of life; True if it opened the breaker.
 
         ``jitter`` is in [0, 1). ``trip`` opens the breaker at once (a violation). ``culprit`` is the user whose call
-        the worker ended by, if that is known. One user or two, who are paused one by one (``UserBreakers``), do not
-        open the breaker, and keep it open no longer; an end without a culprit counts as another user's.
+        ended the worker, "" if that is not known. One or two users neither open the breaker nor keep it open, because
+        they are paused one by one (``UserBreakers``). An end without a culprit counts as one of another user.
 
-        The first restart is immediate. From the second consecutive end on a restart waits: twice as long each time,
-        spread over the upper half of that, and within the policy's bounds. Ends by one culprit or two make one end of
-        the series, since those users' calls are soon refused and others wait for the worker.
+        The first restart is immediate. From the second consecutive end on a restart waits, twice as long each time
+        within the policy's bounds, and the jitter takes away up to half of the wait. Ends by one or two culprits count
+        as a single consecutive end, since those users' calls are soon refused and other users wait for the worker.
         """
         policy, culprits = self._policy, self._culprits
         again = bool(culprit and culprits and culprits[-1] == culprit)
@@ -124,7 +124,7 @@ class Breaker:
         self.probe = NO_CALL
 
     def reset(self) -> bool:
-        """Forgets all that has happened; True if the breaker was not closed."""
+        """Closes the breaker and forgets all earlier ends; True if it was not closed."""
         was_open = self.open_until_ns != 0
         self._ends.clear()
         self._culprits.clear()
@@ -133,7 +133,8 @@ class Breaker:
         return was_open
 
     def succeeded(self, ran_ns: int) -> bool:
-        """A call was answered; True if that closed the breaker. The ends before a stable worker are forgotten."""
+        """A call was answered, by a worker that has lived for ``ran_ns``; True if that closed the breaker. A stable
+        worker finishes the series of consecutive ends."""
         closes = self.probe != NO_CALL
         if closes:
             self.probe = NO_CALL

@@ -1,4 +1,4 @@
-"""The way of a call: it comes in, is answered by its worker, is cancelled, or is refused since the daemon ends."""
+"""The way of a call: it comes in, is answered by its worker, is cancelled, or is refused because the daemon ends."""
 
 from __future__ import annotations
 
@@ -48,7 +48,8 @@ class Calls:
 
     # ------------------------------------------------------------------ in
     def invoke(self, request: ev.InvokeRequested, step: Step) -> None:
-        """Admits the call or refuses it; puts it on the link if that has room and nobody waits, else in the queue."""
+        """Admits or refuses the call. Puts an admitted call on the worker's link if the link has room and no other call
+        waits; otherwise puts it in the queue."""
         slot = self._slots.get(request.plugin)
         refusal = self._admission.refusal(request, slot, step.now_ns)
         if refusal is not None:
@@ -65,7 +66,7 @@ class Calls:
                 and len(worker.link) < self._bounds.limits.prefetch and worker.next_seq < worker.last_seq):
             self._workers.send(worker, call, step)
             if len(worker.link) == 1:
-                return  # the oldest is the worker's timer's
+                return  # the worker's own timer sees to the oldest call
         else:
             if slot.queue.live >= self._bounds.limits.queue_max:
                 self._push_out(slot, step)
@@ -75,8 +76,8 @@ class Calls:
             self._timers.arm(slot, max(request.deadline_ns, step.now_ns + 1))
 
     def _push_out(self, slot: PluginSlot, step: Step) -> None:
-        """The queue is full, and somebody who holds less than a quarter asks: the latest call of the user who holds
-        most makes room. ``Admission`` has seen that there is one."""
+        """The queue is full, and the call is of a user who holds less than a quarter of it: the latest call of the user
+        who holds most makes room. ``Admission`` has seen that there is such a user."""
         queue = slot.queue
         user_id = queue.holds_most(max(1, self._bounds.limits.queue_max // 4))
         latest = next((call for call in reversed(queue.waiting()) if call.request.user_id == user_id), None)
@@ -86,8 +87,8 @@ class Calls:
 
     # ------------------------------------------------------------------ out
     def answered(self, event: ev.WorkerAnswered, step: Step) -> None:
-        """The worker's answer to the oldest call on its link, or to any if it is shared: the call's verdict, if nobody
-        gave one before."""
+        """The worker has answered the oldest call on its link, or any call if the worker is shared. That is the call's
+        verdict, unless the call has one already."""
         worker = self._by_id.get(event.worker)
         if worker is None or (worker.end is not None and worker.end.reason == "violation"):
             return
@@ -98,7 +99,7 @@ class Calls:
             return
         if code:
             if code == "skipped" and now_ns < call.request.deadline_ns and call.recalled is None and (
-                    not call.cancelled_ns):  # what ran would be no usage
+                    not call.cancelled_ns):  # a worker must not run a hook and call it skipped, which costs nothing
                 self._workers.violated(worker, "it skipped a call that had time left", step)
                 return
             if code == "ended" and shared and not call.cancelled_ns:
@@ -112,13 +113,13 @@ class Calls:
         if call.state == "linked":
             late_ns = now_ns - call.request.deadline_ns
             if code != "skipped" and (late_ns < 0 or late_ns > STALL_NS):
-                # It is in time. Or it is so late that a loop which ran would have killed the worker: we stood still.
+                # The answer is in time. Or it is so late that we stood still: else the worker would have been killed.
                 self._verdicts.ran(call, code, "", step, begun_ns, event.body)
             else:
                 self._in_vain(call, code, begun_ns, step)
         state = worker.state
         if state != "ready" and state != "leaving":
-            return  # killed meanwhile: an answer that was complete before counts all the same
+            return  # killed meanwhile; an answer that was complete before the kill counts
         slot = self._slots[worker.plugin]
         if shared:
             self._sharing.left(slot, worker, call, now_ns - begun_ns, step, event.cpu_ns)
@@ -138,24 +139,25 @@ class Calls:
             self._rest(worker, step)
 
     def _in_vain(self, call: Invocation, code: str, begun_ns: int, step: Step) -> None:
-        """The worker skipped the call, or ran it past its deadline."""
+        """The answer brings no result: the worker skipped the call, or ran it past its deadline."""
         if code == "skipped":
             self._verdicts.never_ran(call, call.recalled or PASSED_BEFORE_IT_RAN, step)
         else:
             self._verdicts.ran(call, "TIMEOUT", "the hook ran past its deadline", step, begun_ns)
 
     def _went_well(self, slot: PluginSlot, worker: Worker, call: Invocation, code: str, step: Step) -> None:
-        """The worker has answered, which may close the breaker. A skip shows nothing of the hook."""
+        """The worker has answered, which may close the breaker. A skipped call says nothing about the hook."""
         if code == "skipped":
             if slot.breaker.probe == call.request.call:
-                slot.breaker.probe = NO_CALL  # it was cancelled before it began
+                slot.breaker.probe = NO_CALL  # the probe was cancelled before it began
             return
         slot.users.succeeded(call.request.user_id, call.request.hook, step.now_ns)
         if slot.breaker.succeeded(step.now_ns - worker.born_ns):
             step.actions.append(act.BreakerChanged(worker.plugin, "closed"))
 
     def _rest(self, worker: Worker, step: Step) -> None:
-        """The worker has answered all that it was sent: it may be pinged, leave, or be sent away for another plugin."""
+        """The worker has answered all that it was sent: it may be pinged, leave, or give its place to another plugin.
+        """
         limits = self._bounds.limits
         due_ns = step.now_ns + min(self._workers.silence_ns(worker) or NEVER_NS, limits.idle_ns)
         if due_ns < worker.armed_ns:
@@ -165,8 +167,8 @@ class Calls:
 
     # ------------------------------------------------------------------ on its way
     def cancel(self, event: ev.CancelRequested, step: Step) -> None:
-        """Answers the caller now. The worker hears nothing of it, so it may still begin the call, or go on with it. A
-        shared worker is asked to end it."""
+        """Answers the caller now. A shared worker is asked to end the call. Any other worker is not notified: it may
+        still begin the call or go on with it, and is killed if that takes too long."""
         call = self._open.get(event.call)
         if call is None:
             return
@@ -186,8 +188,9 @@ class Calls:
         self._verdicts.never_ran(call, ("CANCELLED", CANCELLED, {}), step)
 
     def started(self, event: ev.CallsStarted, step: Step) -> None:
-        """What was asked for by CountStarted: answers what has expired on the link without being started, recalls what
-        has not been started and may not begin, and kills a worker that goes on with a call which it has answered."""
+        """The count that CountStarted asked for has come. Answers calls that have expired on the link without being
+        started, recalls calls that have not been started and may not begin, and kills a worker whose code goes on after
+        its answer."""
         worker = self._workers.by_id.get(event.worker)
         slot = self._slots.get(worker.plugin) if worker is not None else None
         if worker is None or slot is None:
@@ -196,7 +199,7 @@ class Calls:
         oldest_seq = worker.oldest_seq()
         if worker.started <= worker.doubted_seq == oldest_seq and worker.state in AT_WORK:
             self._workers.kill(worker, End("overrun", message="its code went on after its call was answered"), step)
-            return  # what stands on the link has not begun, and goes to the next worker
+            return  # the calls on the link have not begun, and go to the next worker
         if worker.shared and worker.state in AT_WORK:
             self._sharing.counted(worker, step)
         elif slot.worker is worker:
@@ -204,14 +207,14 @@ class Calls:
         self._feeding.recall(slot, worker, step)
 
     def _take_from_queue(self, call: Invocation) -> None:
-        """``call`` waits no more in its plugin's queue. A canary does not wait there."""
+        """Takes ``call`` out of its plugin's queue. A canary does not wait in the queue."""
         slot = self._slots.get(call.request.plugin)
         if slot is not None and (slot.successor is None or slot.successor.canary is not call):
             slot.queue.forget(call)
 
     # ------------------------------------------------------------------ for all calls
     def refuse_work(self, event: ev.WorkRefused, step: Step) -> None:
-        """From now on no call begins, on its way or new."""
+        """From now on no call begins, whether it was admitted before or comes later."""
         refusal = self._admission.refused = event.code, event.message, {}
         for slot in self._slots.values():
             self._feeding.hold_back(slot, step)
@@ -228,7 +231,7 @@ class Calls:
         self._timers.arm(self._admission.drain, max(event.until_ns, step.now_ns + 1))
 
     def drained(self, step: Step) -> None:
-        """The time is over: everything that has no verdict is answered."""
+        """The drain's time is over: every call that has no verdict is answered."""
         self._admission.drained = True
         for call in list(self._open.values()):
             if call.state == "linked":

@@ -1,4 +1,4 @@
-"""From the queue to the link: each plugin with calls has a worker, and that worker's link is kept full."""
+"""Moves calls from the queue to the link: each plugin with calls has a worker, and that worker's link is kept full."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ PASSED_BEHIND: Refusal = ("DEADLINE_EXCEEDED", "the deadline passed behind an ea
 
 
 class Feeding:
-    """Feeds links, sees to workers, and answers what waits in vain."""
+    """Feeds links, has workers started, and answers calls that wait in vain."""
 
     def __init__(self, bounds: Bounds, timers: Timers, verdicts: Verdicts, admission: Admission, workers: Workers,
                  places: Places, generations: Generations) -> None:
@@ -37,7 +37,7 @@ class Feeding:
 
     # ------------------------------------------------------------------ feeding
     def feed(self, slot: PluginSlot, step: Step) -> None:
-        """Moves queued calls to the link while it has room; sees to a worker if there is none to feed."""
+        """Moves queued calls to the link while the link has room; calls ``tend`` if there is no worker to feed."""
         worker = slot.worker
         if worker is None or worker.state != "ready":
             self.tend(slot, step)
@@ -49,20 +49,20 @@ class Feeding:
         expired = 0
         while queue.live and len(link) < prefetch:
             if worker.next_seq >= worker.last_seq:
-                worker.last_seq = worker.next_seq + prefetch  # asked again then, if too many are recycled now
+                worker.last_seq = worker.next_seq + prefetch  # try again then, if too many are being recycled now
                 if self.retire(slot, worker, "recycled", step):
                     return
             call = queue.peek()
-            passed = call.request.deadline_ns <= step.now_ns  # not seen by a tick yet
+            passed = call.request.deadline_ns <= step.now_ns  # no tick has handled it yet
             too_late = not passed and slot.comes_too_late(call, len(link), step.now_ns)
             if too_late and link:
-                return  # behind the others; when they are through it may have time enough
+                return  # too late behind the others; it may have enough time if they are answered soon
             queue.pop()
             if passed or too_late:
                 self._verdicts.never_ran(call, PASSED if passed else TOO_LATE_NOW, step)
                 expired += 1
                 if expired == EXPIRED_AT_ONCE:
-                    self._timers.arm(slot, step.now_ns + 1)  # which goes on, and feeds
+                    self._timers.arm(slot, step.now_ns + 1)  # the slot's timer goes on, and feeds
                     return
                 continue
             call.cold = call.arrived_ns < worker.ready_ns
@@ -70,7 +70,7 @@ class Feeding:
 
     def _feed_shared(self, slot: PluginSlot, worker: Worker, step: Step) -> None:
         """Moves calls to the link of a worker that runs several at once: as many as the plugin may run, of users whose
-        turn it is (``UserQueue``). A call begins as it arrives there, so nothing waits on the link."""
+        turn it is (``UserQueue``). The worker begins a call as it arrives, so no call waits on the link."""
         queue, link, places = slot.queue, worker.link, slot.spec.limits.concurrency
         expired = 0
         while len(link) < places and queue.live and (call := queue.next_of(worker.users, places)) is not None:
@@ -97,7 +97,7 @@ class Feeding:
             self._workers.stop(worker, worker.leaves_for, step)
             worker = None
         if worker is not None:
-            return  # it boots, or answers its last calls, or is dying and its end says what comes first
+            return  # it boots, answers its last calls, or is dying; its end then says which calls are to run again
         heir = slot.heir
         if heir is not None:
             slot.worker, slot.successor = heir, None
@@ -113,7 +113,8 @@ class Feeding:
                 slot.worker = self._workers.start(slot.spec, step)
 
     def retire(self, slot: PluginSlot, worker: Worker, reason: str, step: Step) -> bool:
-        """Sends ``worker`` no more calls; True if it leaves now. A recycling waits while too many happen at once."""
+        """Sends ``worker`` no more calls; True if it leaves now. False if it is to be recycled and enough other workers
+        are being recycled at the moment."""
         if worker.state != "ready":
             return bool(worker.leaves_for)
         if reason == "recycled":
@@ -129,7 +130,7 @@ class Feeding:
         return True
 
     def serve_waiting(self, step: Step) -> None:
-        """Starts the plugins that wait for a place, in turn, now that places may be free."""
+        """Starts workers of the plugins that wait for a place, in turn, as far as places are free."""
         while self._places.waiting and self._places.may_start(step.now_ns):
             slot = self._places.next_in_turn()
             if slot.worker is None and slot.heir is None and slot.queue and (
@@ -142,7 +143,8 @@ class Feeding:
 
     # ------------------------------------------------------------------ what waits in vain
     def due(self, slot: PluginSlot, step: Step) -> None:
-        """The plugin's timer: answers what waited past its deadline, in the queue or behind another call on a link."""
+        """The plugin's timer: answers calls that waited past their deadlines, in the queue or behind another call on a
+        link."""
         for _ in range(EXPIRED_AT_ONCE):
             waiting = slot.queue.pop_expired(step.now_ns)
             if waiting is None:
@@ -154,13 +156,14 @@ class Feeding:
         self.await_deadlines(slot, step.now_ns)
 
     def expire_on_link(self, worker: Worker, step: Step, *, counted: bool) -> bool:
-        """Answers the calls on the link whose deadlines have passed and whose turn has not come; the oldest one is the
-        worker's timer's, unless the worker was killed. True if a count is needed first.
+        """Answers the calls on the link whose deadlines have passed and whose turn has not come. The worker's own timer
+        sees to the oldest call, unless the worker was killed. True if a count is needed first.
 
         A call on the link may have started although the reply before it has not been read. Only a count that was read
-        after its deadline (``counted``) says that it never will; one that was started is given the time for its reply.
+        after the call's deadline (``counted``) says that the call will never start; a call that was started is given
+        SKIP_GRACE_NS for its reply.
         """
-        killed = worker.end if worker.state == "killed" else None  # its end says more, but a caller waits no longer
+        killed = worker.end if worker.state == "killed" else None  # its end says more, but callers do not wait for it
         if worker.shared and worker.state in AT_WORK:
             return False  # ``Sharing`` looks after each of them
         unsure = False
@@ -176,13 +179,14 @@ class Feeding:
                     self._verdicts.never_ran(call, PASSED_BEHIND, step)
             elif killed is not None:
                 self._verdicts.ran(call, "WORKER_CRASHED", killed.message, step)
-            elif step.now_ns >= deadline_ns + SKIP_GRACE_NS:  # the reply before it never came: the count lies
+            elif step.now_ns >= deadline_ns + SKIP_GRACE_NS:  # no reply came, whatever the worker has counted
                 self._verdicts.ran(call, "TIMEOUT", "the hook ran past its deadline", step)
         return unsure and not counted
 
     def await_deadlines(self, slot: PluginSlot, now_ns: int) -> None:
-        """Arms the plugin's timer for what waits; the oldest call on a link is the worker's timer's."""
-        due_ns = max(slot.queue.next_deadline_ns(), now_ns + 1)  # what has expired and is left: the next step's
+        """Arms the plugin's timer for the earliest deadline of a call that waits. The worker's own timer sees to the
+        oldest call on its link."""
+        due_ns = max(slot.queue.next_deadline_ns(), now_ns + 1)  # expired calls that are left are the next step's
         if slot.worker is not None and not (slot.worker.shared and slot.worker.state in AT_WORK):
             for call in slot.worker.link.values():
                 if call.state == "linked":
@@ -194,7 +198,7 @@ class Feeding:
         self._timers.arm(slot, due_ns)
 
     def _refuse_held_back(self, slot: PluginSlot, step: Step) -> None:
-        """Answers at once those that wait for a worker which is not started before their deadlines."""
+        """Answers at once the calls whose deadlines come before the next worker may be started."""
         start_ns = slot.breaker.start_after_ns
         held_back: Refusal = ("QUARANTINED", HELD_BACK, retry_after(start_ns - step.now_ns))
         while (call := slot.queue.pop_expired(start_ns)) is not None:
@@ -203,15 +207,15 @@ class Feeding:
 
     # ------------------------------------------------------------------ what must not begin
     def hold_back(self, slot: PluginSlot, step: Step) -> None:
-        """The answer to "may it begin?" has changed: answers what waits in the queue and may not."""
+        """Which calls may begin has changed: answers those in the queue that may not."""
         for call in slot.queue.waiting():
             if (refusal := self._admission.may_not_begin(call.request, slot.spec)) is not None:
                 slot.queue.forget(call)
                 self._verdicts.never_ran(call, refusal, step)
 
     def prepare_recall(self, slot: PluginSlot, step: Step) -> None:
-        """Has started calls counted if one stands on a link that may not begin any more; ``recall`` follows when the
-        count is there."""
+        """If a call on a link may not begin any more, asks for a count of the started calls; ``recall`` follows when
+        the count is there."""
         for worker in (slot.worker, slot.successor):
             if worker is not None and self._to_recall(worker, slot.spec):
                 step.actions.append(act.CountStarted(worker.id))
@@ -219,8 +223,8 @@ class Feeding:
     def recall(self, slot: PluginSlot, worker: Worker, step: Step) -> None:
         """Asks the worker to skip the calls on its link that it has not started and that may not begin any more.
 
-        The worker looks before it begins a call. So each of them is answered when the worker has skipped it, or has
-        begun it before it heard of this.
+        The worker looks for recalls before it begins a call. It answers each of these calls: as skipped, or, if it had
+        begun the call before it read the recall, as usual.
         """
         recalled = self._to_recall(worker, slot.spec)
         for _, call, refusal in recalled:

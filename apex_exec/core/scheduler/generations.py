@@ -1,8 +1,8 @@
 """One plugin's workers follow each other: the next is started beside the last, may be tried first, and takes over.
 
-``GenerationPrepared`` starts a candidate that serves nobody. Its judgement is given exactly once: it booted and its
-canary was answered well, or why not. ``PluginSet`` adopts it, at any time before or after; adoption spares a cold start
-and is never a condition.
+``GenerationPrepared`` starts a candidate that serves nobody. It is judged exactly once: good if it booted and its
+canary was answered with a result; otherwise the judgement says why not. ``PluginSet`` adopts the candidate, before or
+after the judgement. Adoption saves a cold start, and nothing depends on it.
 """
 
 from __future__ import annotations
@@ -34,14 +34,16 @@ class Generations:
 
     # ------------------------------------------------------------------ of the version in force
     def renew(self, slot: PluginSlot, step: Step) -> None:
-        """Starts the next worker now, if it may, so that it is warm when the old one has answered its last call."""
+        """Starts the next worker now if there is a place, so that it is warm when the old one has answered its last
+        call."""
         now_ns, breaker = step.now_ns, slot.breaker
         if (slot.successor is None and not self._places.waiting and self._places.may_start(now_ns)
                 and breaker.open_until_ns == 0 and now_ns >= breaker.start_after_ns):
             slot.successor = self._workers.start(slot.spec, step)
 
     def adopt(self, slot: PluginSlot, step: Step) -> None:
-        """Brings the plugin's workers to the generation in force: the prepared one, else a new one beside the old."""
+        """Has the plugin served by the generation in force: by the prepared worker if it is of that generation, else by
+        a new worker that is started beside the old one."""
         successor, wanted = slot.successor, generation(slot.spec)
         if successor is not None and (successor.generation != wanted or successor.canary is not None
                                       or successor.state == "killed"):
@@ -64,7 +66,7 @@ class Generations:
 
     # ------------------------------------------------------------------ prepared ones
     def prepare(self, event: ev.GenerationPrepared, step: Step) -> None:
-        """Starts a candidate, with the canary that it is to be judged by."""
+        """Starts a candidate, with the canary by which it is judged."""
         spec = event.spec
         slot = self._slots.get(spec.id)
         canary = Invocation(event.canary, step.now_ns) if event.canary is not None else None
@@ -100,13 +102,13 @@ class Generations:
         return None
 
     def dropped(self, event: ev.GenerationDropped, step: Step) -> None:
-        """Gives up what was prepared; a successor that was decided for stays."""
+        """Gives up the prepared generation. A successor that already serves, or is to, stays."""
         slot = self._slots.get(event.plugin)
         if slot is not None and slot.heir is None:
             self.drop_successor(slot, "the prepared generation was dropped", step)
 
     def judge(self, slot: PluginSlot, worker: Worker, code: str, message: str, step: Step) -> None:
-        """Says, once, what came of a candidate; one that failed is given up by the caller."""
+        """Reports the judgement of a candidate, once. If it failed, the caller gives it up."""
         if worker.role == "candidate":
             worker.become("judged")
             step.actions.append(act.GenerationJudged(slot.spec.id, worker.spec.digest, code, message))
@@ -123,7 +125,7 @@ class Generations:
             self.drop_successor(slot, "its canary was cancelled", step)
 
     def canary_answered(self, slot: PluginSlot, worker: Worker, canary: Invocation, code: str, step: Step) -> None:
-        """The canary is through. A failure gives the generation up."""
+        """The canary was answered. If it failed, the generation is given up."""
         worker.canary = None
         code = "CANCELLED" if canary.state == "cancelled" else _CANARY_CODES.get(code, code)
         self.judge(slot, worker, code, "the canary failed" if code else "", step)
@@ -142,14 +144,14 @@ class Generations:
             self.drop_successor(slot, message, step)
 
     def lost(self, slot: PluginSlot, worker: Worker, code: str, message: str, step: Step) -> None:
-        """The successor has ended before it took over. One that was being judged has its judgement now."""
+        """The successor has ended before it took over. If it was not judged yet, it is judged now."""
         slot.successor = None
         if worker.canary is not None and worker.canary.state == "queued":
             self._verdicts.never_ran(worker.canary, (code, message, {}), step)
         self.judge(slot, worker, code, message, step)
 
     def drop_successor(self, slot: PluginSlot, message: str, step: Step) -> None:
-        """Gives the successor up, if there is one; its canary, if it still waits or runs, is answered."""
+        """Gives the successor up, if there is one. If its canary still waits or runs, the canary is answered."""
         worker = slot.successor
         if worker is None:
             return

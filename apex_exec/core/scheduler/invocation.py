@@ -9,9 +9,9 @@
 
 ``queued``: it waits, in its plugin's queue or as the canary of a generation that still boots. ``linked``: it stands on
 a worker's link, where it waits for its turn or runs. It goes back to ``queued`` only if its worker ended before the
-call began, and only once. ``done``: it has its verdict. It may stand on a link all the same, because the worker will
-answer or skip it. ``cancelled``: its verdict is that its caller gave it up, while it stood on a link; a worker that
-goes on running it is killed soon.
+call began, and only once. ``done``: it has its verdict. It may still stand on a link, because the worker will answer or
+skip it. ``cancelled``: its caller gave it up while it stood on a link, which is its verdict. It still stands on the
+link, and a worker that goes on running it is killed soon.
 """
 
 from __future__ import annotations
@@ -39,11 +39,13 @@ LINKS_MAX = 2
 
 
 class Invocation(Struct, gc=False, eq=False):
-    """``links`` counts the links that it was put on, and ``worker`` is the latest of them. ``cold`` says that its
-    worker was not ready when it arrived. ``recalled`` is what it is answered with if its worker skips it, as it was
-    asked to. ``seq`` is its number on the latest link. On the link of a shared worker, ``cancelled_ns`` is
-    when the worker was asked to end it, and ``ends_ns`` by when it must have done so: 0 before that, NEVER_NS if it is
-    only waited for."""
+    """One call of the pool. ``links`` counts the links that the call was put on, ``worker`` is the worker of the latest
+    of them, and ``seq`` is the call's number there. ``cold`` says that the worker was not ready when the call arrived.
+    ``recalled`` is the refusal that the call is answered with if its worker skips it after a recall.
+
+    On the link of a shared worker, ``cancelled_ns`` is when the worker was asked to end the call, 0 if it was not;
+    ``ends_ns`` is when the call must have ended, 0 if there is no such time yet, and NEVER_NS if the worker will skip
+    the call in its turn."""
 
     request: InvokeRequested
     arrived_ns: int

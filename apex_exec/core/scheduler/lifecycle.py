@@ -1,4 +1,4 @@
-"""The beginning and the end of workers: one is ready, has ended, or could not be forked; the zygote came or went."""
+"""The beginning and the end of workers: a worker is ready, has ended, or could not be forked; a zygote came or went."""
 
 from __future__ import annotations
 
@@ -27,7 +27,8 @@ NO_PROCESS = "the system gave no process for a worker"
 
 
 class Lifecycle:
-    """Handles what the shell reports of processes. ``random`` gives [0, 1), for the jitter of restarts."""
+    """Handles what the shell reports about processes. ``random()`` returns a number in [0, 1), for the jitter of
+    restarts."""
 
     def __init__(self, random: Callable[[], float], slots: dict[str, PluginSlot], verdicts: Verdicts,
                  admission: Admission, workers: Workers, places: Places, generations: Generations,
@@ -43,7 +44,7 @@ class Lifecycle:
 
     # ------------------------------------------------------------------ beginnings
     def ready(self, event: ev.WorkerReady, step: Step) -> None:
-        """The worker takes calls: it is fed, takes over, or is tried."""
+        """The worker can take calls: it is fed, takes over from its predecessor, or is tried with its canary."""
         worker = self._workers.by_id.get(event.worker)
         if worker is None or worker.state == "killed":
             return
@@ -85,7 +86,8 @@ class Lifecycle:
 
     # ------------------------------------------------------------------ ends
     def zygote_lost(self, event: ev.ZygoteLost, step: Step) -> None:
-        """Every worker is dying: nobody is charged, and what had not begun goes to the next generation."""
+        """Every worker is dying with the zygote: nobody is charged, and calls that had not begun go to the next
+        worker."""
         self._places.zygote_lost()
         for worker in list(self._workers.by_id.values()):
             if worker.end is not None and worker.state == "killed":
@@ -95,13 +97,13 @@ class Lifecycle:
                 self._workers.kill(worker, End("zygote_lost", message="the process that starts workers died"), step)
 
     def gone(self, event: ev.WorkerGone, step: Step) -> None:
-        """The worker has ended. What it had begun has its verdict now; what it had not goes to the next worker."""
+        """The worker has ended. Calls that it had begun get their verdicts now; the others go to the next worker."""
         worker = self._workers.remove(event.worker)
         if worker is None:
             return
         slot = self._slots.get(worker.plugin)
         if slot is not None and slot.worker is worker:
-            slot.worker = None  # before all else: if we fail below, the plugin must not wait for a dead worker
+            slot.worker = None  # first of all: if this step fails, the plugin must not wait for a dead worker
         booting = worker.state == "starting"
         reason = worker.end.reason if worker.end is not None else (
             "boot_failed" if booting else EVIDENCE.get(event.code, "crashed"))
@@ -122,7 +124,7 @@ class Lifecycle:
         self._feeding.serve_waiting(step)
 
     def _charge(self, slot: PluginSlot, worker: Worker, event: ev.WorkerGone, reason: str, step: Step) -> None:
-        """Counts an abnormal end for the plugin, and for the user by whose call the worker ended."""
+        """Counts an abnormal end for the plugin, and for the user whose call ended the worker, if that is known."""
         blamed = _culprit(worker, event.started)
         request = blamed.request if blamed is not None else None
         culprit = "" if request is None or request.own or reason == "violation" else request.user_id
@@ -139,7 +141,8 @@ class Lifecycle:
 
     def _hand_back(self, slot: PluginSlot, worker: Worker, again: list[Invocation], event: ev.WorkerGone,
                      step: Step) -> None:
-        """Puts what may begin of ``again`` at the head of the queue, and judges a successor that has ended."""
+        """Puts those calls of ``again`` that may begin at the head of the queue, and judges a successor that has ended.
+        """
         if slot.breaker.probe not in self._verdicts.open:
             slot.breaker.probe = NO_CALL
         slot.queue.released_all()
@@ -158,7 +161,8 @@ class Lifecycle:
 
     def _settle_link(self, worker: Worker, event: ev.WorkerGone, slot: PluginSlot | None,
                      step: Step) -> list[Invocation]:
-        """Verdicts for what a dead worker had on its link; returns, in order, what may run on the next one."""
+        """Gives the calls on a dead worker's link their verdicts. Returns, in order, those that may run on the next
+        worker."""
         again: list[Invocation] = []
         details: dict[str, object] = dict(event.details)
         culprit = _culprit(worker, event.started)
@@ -177,15 +181,16 @@ class Lifecycle:
 
 
 def _blame(worker: Worker, code: str, message: str) -> tuple[str, str]:
-    """Code and message of a candidate's end: those that it was killed for, else those that are given."""
+    """Code and message of a candidate's end: those of the kill if it was killed, else those that are given."""
     if worker.end is None:
         return code, message
     return worker.end.code or code, worker.end.message or message
 
 
 def _culprit(worker: Worker, started: int) -> Invocation | None:
-    """The call by which a dead worker ended, if that is known: the one that it was killed for, the oldest of those
-    that it ran one after the other, the only one that had begun."""
+    """The call that ended a dead worker; None if that is not known. It is the call that the worker was killed for; else
+    the oldest call that had begun, if the worker ran one after another; else the call that had begun, if it is the only
+    one."""
     if worker.blamed is not None and worker.end is not None and worker.end.reason in ("deadline", "cancelled"):
         return worker.blamed
     begun = [call for seq, call in worker.link.items() if seq < started]
@@ -194,10 +199,12 @@ def _culprit(worker: Worker, started: int) -> Invocation | None:
 
 def _verdict_of_begun(worker: Worker, event: ev.WorkerGone, call: Invocation, culprit: Invocation | None) -> tuple[
         str, str, dict[str, object]]:
-    """Code, message and further details for ``call``, which a dead worker had begun. The evidence of an end that nobody
-    commanded concerns the culprit, or each call if none is known. A kill was for one call, which has its verdict,
-    unless the worker broke the protocol (then nothing that it says of any call is believed) or is shared (then one
-    call spends what all of them have)."""
+    """Code, message and further details for ``call``, which a dead worker had begun.
+
+    If nobody commanded the end, its evidence concerns the culprit, or every call if no culprit is known. If the worker
+    was killed for one call, that call has its verdict already and the others get WORKER_CRASHED. There are two
+    exceptions: if the worker broke the protocol, nothing that it says about any call is believed; and if it is shared,
+    the limit that ended it is one that all its calls used up together."""
     end = worker.end
     if end is not None and end.code == "WORKER_VIOLATION":
         return end.code, end.message, {}

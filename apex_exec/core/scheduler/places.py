@@ -1,7 +1,8 @@
-"""Who gets the next process: how many workers there may be, and who leaves if more plugins want one than there is room.
+"""Which plugin gets the next process: how many workers there may be, and which of them leave if plugins have to wait.
 
 A plugin that finds no place waits in ``waiting``, in order of arrival. For each plugin that waits one worker leaves:
-idle ones first, the least recently used before the others, then busy ones that have had their place for a while.
+idle workers first, the least recently used before the others, then busy workers that have had their place for
+EVICT_TENURE_NS.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from apex_exec.core.scheduler.workers import Workers
 
 
 class Places:
-    """``retry`` is the timer of the plugins that wait, for when no event frees a place."""
+    """``retry`` is the timer by which waiting plugins are looked at again if no event frees a place."""
 
     def __init__(self, bounds: Bounds, timers: Timers, slots: dict[str, PluginSlot], workers: Workers) -> None:
         self._bounds = bounds
@@ -49,7 +50,7 @@ class Places:
         self._zygote_up = False
 
     def zygote_is_up(self) -> None:
-        """Workers can be started; what the last zygote was refused does not concern this one."""
+        """Workers can be started. Forks that the last zygote was refused do not delay this one's."""
         self._zygote_up = True
         self._fork_after_ns = 0
 
@@ -65,7 +66,7 @@ class Places:
         return False
 
     def next_in_turn(self) -> PluginSlot:
-        """The plugin that has waited longest, which waits no more. There must be one."""
+        """Takes out the plugin that has waited longest. There must be one."""
         return self.waiting.pop(next(iter(self.waiting)))
 
     def make_room(self, step: Step) -> None:
@@ -91,7 +92,7 @@ class Places:
             self._evict(worker, step)
 
     def shrink(self, step: Step) -> None:
-        """Has the workers above a lower bound leave, as far as they are idle."""
+        """The bound of workers may have become lower: idle workers above it leave."""
         over = len(self._workers.by_id) - self._bounds.limits.workers_max - len(self._workers.evicting)
         for worker in self._idle()[: max(0, over)]:
             self._evict(worker, step)

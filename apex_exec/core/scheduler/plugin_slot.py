@@ -1,6 +1,6 @@
 """One plugin as the pool serves it: its version in force, its queue, its breaker, its worker and its next worker.
 
-What stands in the slot says what the plugin is at:
+The state of the slot follows from the state of its worker:
 
 ========== ============================================= ==================================================
 state      its worker is                                 what becomes of a call that comes now
@@ -8,8 +8,8 @@ state      its worker is                                 what becomes of a call 
 empty      not there                                     it waits, and a worker is started if there is a place
 starting   ``starting``                                  it waits for the worker to boot
 serving    ``ready``                                     it goes to the worker's link, or waits for room on it
-changing   ``leaving`` or ``killed``: it answers, or     it waits for the successor, so that calls of one plugin
-           its end says what had begun                   neither overtake each other nor run at once
+changing   ``leaving`` or ``killed``: its answers or     it waits for the successor, so that no call overtakes another
+           its end settle the calls on its link          or runs beside one on the old worker
 ========== ============================================= ==================================================
 """
 
@@ -36,10 +36,10 @@ STATES: dict[WorkerState, SlotState] = {
 
 
 class PluginSlot(Timed):
-    """``worker`` gets the calls; ``successor`` is the next generation beside it.
+    """``worker`` gets the calls; ``successor`` is the next generation's worker beside it.
 
-    A successor whose role is ``serving`` takes over as soon as the link of ``worker`` has been answered. In any other
-    role it was prepared to be judged, and runs nothing but its canary.
+    A successor whose role is ``serving`` takes over as soon as ``worker`` has answered all calls on its link. In any
+    other role it was prepared to be judged, and runs nothing but its canary.
     """
 
     __slots__ = ("_latest", "breaker", "queue", "spec", "successor", "users", "worker")
@@ -59,13 +59,13 @@ class PluginSlot(Timed):
         self.queue.arrange(is_shared=spec.limits.concurrency > 1, one_each=spec.ordering == "user")
 
     def renew_breakers(self, policy: BreakerPolicy) -> None:
-        """Forgets every end of a worker: there was none, or another code ran."""
+        """Forgets every end of a worker: there was none, or it was another version's."""
         self.breaker = Breaker(policy)
         self.users = UserBreakers(policy)
 
     @property
     def state(self) -> SlotState:
-        """What the plugin is at, by the table above."""
+        """The state by the table above."""
         return STATES[self.worker.state] if self.worker is not None else "empty"
 
     @property
@@ -86,16 +86,16 @@ class PluginSlot(Timed):
         return len(self._latest.get(hook, ()))
 
     def forget_runs(self) -> None:
-        """Forgets how long hooks ran: another version is in force, and the old one says nothing about it."""
+        """Forgets how long hooks ran: another version is in force, whose hooks may take another time."""
         self._latest.clear()
 
     def comes_too_late(self, call: Invocation, ahead: int, now_ns: int) -> bool:
-        """Whether ``call``, behind ``ahead`` others on the link, has less time left than its hook usually takes: half
-        as much again as the median of its latest runs, so that neither one slow call nor a stall counts.
+        """Whether ``call``, behind ``ahead`` others on the link, has less time left than it usually takes to run them
+        all: 1.5 times the median of its hook's latest runs for each, so that one slow run or a stall does not count.
 
-        This is only asked of a call that has waited longer than it has left. Under overload every call would reach the
-        worker just before its deadline and be killed there, and a healthy plugin would do nothing but start workers
-        until its breaker opens.
+        False if the call has not waited longer than the time that it has left. Without this check, under overload,
+        every call would reach the worker just before its deadline and be killed there, and a healthy plugin would do
+        nothing but start workers until its breaker opens.
         """
         left_ns = call.request.deadline_ns - now_ns
         if now_ns - call.arrived_ns <= left_ns:

@@ -1,4 +1,4 @@
-"""What is decided about a plugin from outside: set, removed, restarted, paused for a fault, its breaker closed."""
+"""What others decide about a plugin: it is set, removed, restarted, or paused for a fault, or its breaker is closed."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Plugins:
         if slot is None:
             self._slots[spec.id] = PluginSlot(spec, self._bounds.breaker)
             return
-        if spec.digest != slot.spec.digest:  # other code: what the old one did says nothing of it
+        if spec.digest != slot.spec.digest:  # other code, about which the old code's failures say nothing
             slot.renew_breakers(self._bounds.breaker)
             slot.forget_runs()
         slot.serve(spec)
@@ -76,11 +76,12 @@ class Plugins:
             for call in worker.link.values():  # any of them may begin before the kill arrives
                 self._verdicts.ran(call, "PLUGIN_DISABLED", message, step)
             self._workers.kill(worker, End("drained", message=message), step)
-            if worker.end is not None:  # one that was killed before is not charged any more either
+            if worker.end is not None:  # a worker that was killed before is not charged either
                 worker.end = replace(worker.end, reason="drained")
 
     def faulted(self, event: ev.PluginFaulted, step: Step) -> None:
-        """Pauses the plugin: its workers are killed, what waits is refused; its breaker lets a probe through later."""
+        """Pauses the plugin: its workers are killed and the calls that wait are refused. Its breaker lets one call
+        through later, as a probe."""
         slot = self._slots.get(event.plugin)
         if slot is None:
             return
@@ -93,7 +94,7 @@ class Plugins:
         self._generations.drop_successor(slot, event.message, step)
         for worker in self._workers.of(event.plugin):
             self._workers.kill(worker, End("faulted", "INTERNAL", event.message), step)
-        for call in list(self._verdicts.open.values()):  # what stood on a link whose end we failed at
+        for call in list(self._verdicts.open.values()):  # calls on the link of a worker at whose end we failed
             if call.request.plugin == event.plugin and call.worker not in self._workers.by_id:
                 self._verdicts.ran(call, "INTERNAL", event.message, step)
 
@@ -112,7 +113,8 @@ class Plugins:
             self._feeding.retire(slot, worker, "drained", step)
 
     def warm(self, event: ev.WorkerWanted, step: Step) -> None:
-        """Starts the plugin's worker before its first call, if that takes nothing from anybody."""
+        """Starts the plugin's worker before its first call, if no other plugin has to wait for a place because of it.
+        """
         slot = self._slots.get(event.plugin)
         if (slot is not None and slot.spec.state == "enabled" and slot.worker is None and slot.successor is None
                 and not self._places.waiting and self._places.may_start(step.now_ns)

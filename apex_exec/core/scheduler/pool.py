@@ -3,38 +3,41 @@
 Theory of operation
 ===================
 
-The pool decides, and nothing else: it has no clock, no process and no socket. Whatever happens reaches it as an
-*event* with the time, and it answers with *actions* that the shell carries out. Nothing reaches it in another way, so a
-history can be written down as its events and played again (``tests/sim``). One event is one ``Step``: the time, and the
-list of actions, which each part that takes part in the step appends to.
+The pool decides, and does nothing else: it has no clock, no process and no socket. Whatever happens reaches the pool as
+an *event* with the time, and the pool answers with *actions* that the shell carries out. Nothing reaches it in another
+way, so a history can be written down as its events and played again (``tests/sim``). One event is one ``Step``: the
+time, and a list to which each part that takes part in the step appends its actions.
 
-A **call** comes in by InvokeRequested. ``Admission`` says at once if it is refused; a full queue is an answer and never
+A **call** comes in as InvokeRequested. ``Admission`` says at once if it is refused; a full queue is an answer and never
 a wait. An admitted call is in ``Verdicts.open`` until it has its one verdict, and the first verdict wins. It waits in
-the queue of its plugin's **slot** until it is put on a worker's **link**, where at most ``prefetch`` calls stand: the
-worker runs the oldest, one at a time, and finds the next without waiting for us.
+the queue of its plugin's **slot** until it is put on a worker's **link**, where at most ``prefetch`` calls stand. The
+worker runs the oldest of them, one at a time, and finds the next without waiting for us. A **shared** worker, whose
+plugin allows several calls at once, runs all that are on its link; ``Sharing`` looks after those.
 
 A **worker** serves one plugin, and a plugin has one worker that serves. ``Feeding`` keeps the link full and sees to it
-that a plugin with calls has a worker; ``Places`` says if there may be one more process, and who leaves if not.
-``Watch`` has a timer for each worker. That timer belongs to the oldest unanswered call on the link and not to its
-verdict, so a worker that hangs is killed even if its caller was answered long ago.
+that a plugin with calls has a worker; ``Places`` says whether there may be one more process, and which worker leaves if
+not. ``Watch`` has a timer for each worker. The timer belongs to the oldest call that the worker itself has not
+answered, even if that call's caller was answered long ago. So a worker that hangs is killed in any case.
 
 What has a worker **started**? We cannot see it: a reply may be on its way, or a call may begin as we look. The worker
-counts each call as started before it runs it, and reads the clock after that. So "it never ran" may be said of a call
-only on a count that was read after its deadline, or after the worker's death. The pool asks for such a count with
-CountStarted and decides when CallsStarted brings it; WorkerGone carries the last one. What had not started when a
-worker died goes to the head of the queue, for the next worker, once.
+counts each call as started before it runs it, and reads the clock after that. So the pool may say that a call never ran
+only on a count that was read after the call's deadline, or after the worker's death. The pool asks for such a count
+with CountStarted and decides when CallsStarted brings it; WorkerGone carries the last one. A call that had not started
+when its worker died goes to the head of the queue, for the next worker, once.
 
 A worker's **end** is charged to its plugin's **breaker**, unless we caused it for reasons of our own. Repeated ends
-delay the next start, and too many open the breaker: calls are refused, until one of them is let through as a probe.
+delay the next start, and too many open the breaker: then calls are refused, until one is let through to try the plugin.
 
 **Generations** follow each other without a gap. The successor boots beside its predecessor, gets the calls that are
-admitted from then on, and is fed when the last call before it has been answered, so that nothing overtakes.
+admitted from then on, and is sent the first of them when the last call before it has been answered. So no call
+overtakes another.
 
-The parts hold each other from the bottom to the top, and none knows one above it::
+Each part is given the parts below it, and none knows a part above it::
 
     Pool  the entrance: which part handles which event, time, what the shell may ask
      ├─ Calls  in, answered, cancelled      ├─ Plugins  set, removed, restarted
      ├─ Lifecycle  ready, gone, zygote      ├─ Watch  timers, samples, pings
+     │                                      └─ Sharing  shared workers, for Calls and Watch
      └─── Feeding  from the queue to the link
            └─ Generations  successors, canaries
                └─ Places  who gets the next process
@@ -44,7 +47,7 @@ The parts hold each other from the bottom to the top, and none knows one above i
 
 The states of calls, workers and slots, and the moves between them, stand in one table each: ``invocation.MOVES``,
 ``worker.MOVES`` and ``worker.ROLES``, ``plugin_slot.STATES``; ``breaker.Breaker`` opens with the breaker's. A move that
-a table does not have raises SupervisorBug with the story of whatever was to make it.
+a table does not have raises SupervisorBug, with the story of the call, worker or slot concerned.
 """
 
 from __future__ import annotations
@@ -83,8 +86,8 @@ __all__ = ["MS_NS", "SECOND_NS", "Pool", "PoolLimits", "RecyclePolicy", "Refusal
 class Pool:
     """All plugins, workers and invocations of one daemon.
 
-    ``random`` gives [0, 1). Whatever else the pool knows came with an event: with the same draws, the same events
-    at the same times give the same actions. Tests read the parts; the shell asks by the methods.
+    ``random()`` returns a number in [0, 1). Whatever else the pool knows came with an event: with the same numbers, the
+    same events at the same times give the same actions. Tests read the parts; the shell uses the methods only.
     """
 
     def __init__(self, limits: PoolLimits, breaker: BreakerPolicy, random: Callable[[], float],
@@ -178,8 +181,8 @@ class Pool:
         return slot.spec if slot else None
 
     def spec_of(self, plugin: str, worker: int) -> PluginSpec | None:
-        """What is in force for the code that runs in ``worker``: the plugin's spec as it is now, or the worker's own if
-        that is another version's. None if the plugin is not served."""
+        """The spec that applies to the code in ``worker``: the plugin's spec as it is now, or, if the worker runs
+        another version, the spec that it was started with. None if the plugin is not served."""
         slot = self.slots.get(plugin)
         if slot is None:
             return None
@@ -187,8 +190,8 @@ class Pool:
         return slot.spec if known is None or known.spec.digest == slot.spec.digest else known.spec
 
     def peek(self, plugin: str, user_id: str, now_ns: int) -> tuple[PluginSpec | None, Refusal | None]:
-        """The plugin, and why a call that came now would be refused, if it is because there is no room or the plugin is
-        paused. ``step`` would say the same; to ask first spares a refused call the way through the core and back."""
+        """The plugin's spec, and the refusal of a call that came now, if there is no room for it or the plugin is
+        paused. ``step`` would refuse the call too; asking first saves the event and the action."""
         slot = self.slots.get(plugin)
         if slot is None:
             return None, None
@@ -199,7 +202,8 @@ class Pool:
         return sorted((p.spec for p in self.slots.values()), key=lambda s: (s.priority, s.id))
 
     def subscribers(self, hook: str, user_id: str) -> list[str]:
-        """The plugins that declare ``hook`` and serve ``user_id``, in (priority, id) order. Costs what they are."""
+        """The plugins that declare ``hook`` and serve ``user_id``, in (priority, id) order. The time that this takes
+        grows with their number, not with the number of all plugins."""
         return self._subscribers.of(hook, user_id)
 
     def pending(self) -> int:
@@ -207,13 +211,13 @@ class Pool:
         return len(self.verdicts.open)
 
     def is_open(self, call: int) -> bool:
-        """Whether ``call`` still has no verdict. An API call in the name of one that has is refused."""
+        """Whether ``call`` still has no verdict. Once it has one, API calls in its name are refused."""
         return call in self.verdicts.open
 
     def oldest(self, worker: int) -> tuple[int, ev.InvokeRequested] | None:
         """Seq and request of the oldest unanswered call on the worker's link: the one that may be running.
 
-        It may have its verdict already (cancelled); ``is_open`` says so. None if the link is empty.
+        If that call was cancelled it has its verdict already; ``is_open`` says so. None if the link is empty.
         """
         known = self.workers.by_id.get(worker)
         if known is None or not known.link:
@@ -222,7 +226,7 @@ class Pool:
 
     def on_link(self, worker: int, seq: int) -> tuple[str, ev.InvokeRequested | None]:
         """How call ``seq`` of the worker stands: ``open``, with its request, if the worker may be running it; ``over``
-        if it was answered; ``never`` if it was not sent, or waits behind the only call that a worker runs."""
+        if it was answered; ``never`` if it was not sent, or if it waits behind the one call that the worker runs."""
         known = self.workers.by_id.get(worker)
         if known is None:
             return "never", None
@@ -234,7 +238,7 @@ class Pool:
         return "open", call.request
 
     def resting(self, worker: int) -> int | None:
-        """How many calls the worker was sent in all, if it has answered each of them; None if it has not."""
+        """How many calls the worker was sent in all, if it has answered all of them; None if it has not."""
         known = self.workers.by_id.get(worker)
         return None if known is None or known.link or known.state not in AT_WORK else known.next_seq
 
@@ -284,6 +288,12 @@ class Pool:
         """How many pairs of a user and a hook of the plugin are paused now."""
         slot = self.slots.get(plugin)
         return slot.users.paused(now_ns) if slot is not None and slot.users.known else 0
+
+    def trial(self, plugin: str) -> tuple[str, str] | None:
+        """(version, worker state) of the generation that is being tried beside the one that serves; None if none is."""
+        slot = self.slots.get(plugin)
+        tried = slot.successor if slot is not None else None
+        return None if tried is None or tried.role == "serving" else (tried.spec.version, self._state_name(tried))
 
     @staticmethod
     def _state_name(worker: Worker) -> str:

@@ -1,8 +1,8 @@
 """The queue of one plugin: first in, first out, with cheap removal, expiry and a count for each user.
 
-A call that is cancelled or expires stays where it stands as a tombstone: its state is no longer ``queued``. It goes
-when it comes to the head, or when the tombstones outnumber the living. So nothing here is worse than O(log n) for each
-call, amortised.
+A call that is cancelled or expires stays where it stands as a tombstone: its state is no longer ``queued``. A tombstone
+is dropped when it comes to the head, or when tombstones outnumber the calls that wait. So nothing here is worse than
+O(log n) for each call, amortised.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from apex_exec.core.deadline import NEVER_NS
 from apex_exec.core.scheduler.invocation import Invocation
 
 DEAD_MAX = 16
-"""Tombstones tolerated beyond the living."""
+"""Tombstones tolerated beyond twice the number of calls that wait."""
 
 
 class CallQueue:
@@ -42,40 +42,40 @@ class CallQueue:
         return len(self._by_user) > (user_id in self._by_user)
 
     def holds_most(self, share: int) -> str:
-        """Whose calls are most of those that wait here, if they are more than ``share``; "" if nobody's are."""
+        """The user who has the most calls here, if these are more than ``share``; "" if no user has more."""
         user_id = max(self._by_user, key=self._by_user.__getitem__, default="")
         return user_id if self._by_user.get(user_id, 0) > share else ""
 
     def push(self, call: Invocation) -> None:
-        """At the end."""
+        """Puts ``call`` at the end."""
         self._calls.append(call)
         self._enter(call)
 
     def push_front(self, call: Invocation) -> None:
-        """At the head: a call that was on a link before, and has not begun."""
+        """Puts ``call``, which was on a link before and has not begun, at the head."""
         self._calls.appendleft(call)
         self._enter(call)
 
     def waiting(self) -> list[Invocation]:
-        """All that wait here, in order."""
+        """All calls that wait here, in order."""
         return [call for call in self._calls if call.state == "queued"]
 
     def peek(self) -> Invocation:
-        """The oldest, which stays; the queue must not be empty."""
+        """The oldest call, which stays in the queue; the queue must not be empty."""
         calls = self._calls
         while calls[0].state != "queued":
             calls.popleft()
         return calls[0]
 
     def pop(self) -> Invocation:
-        """The oldest; the queue must not be empty."""
+        """Takes out the oldest call; the queue must not be empty."""
         call = self.peek()
         self._calls.popleft()
         self._leave(call)
         return call
 
     def forget(self, call: Invocation) -> None:
-        """``call`` waits no more. The caller gives it its next state in the same step."""
+        """Takes out ``call``, which the caller moves to its next state in the same step."""
         self._leave(call)
         self._sweep_if_worth_it()
 
@@ -91,7 +91,7 @@ class CallQueue:
         return None
 
     def next_deadline_ns(self) -> int:
-        """The earliest deadline of what waits; NEVER_NS if nothing does."""
+        """The earliest deadline of the calls that wait; NEVER_NS if none waits."""
         heap = self._by_deadline
         while heap and heap[0][2].state != "queued":
             heapq.heappop(heap)
@@ -113,13 +113,13 @@ class CallQueue:
             self._by_user[user_id] = left
         else:
             del self._by_user[user_id]
-        if not self.live:  # what still stands here is dead
+        if not self.live:  # only tombstones are left
             self._calls.clear()
             self._by_deadline.clear()
 
     def _sweep_if_worth_it(self) -> None:
-        """Drops the tombstones if they are many. Their calls hold payloads, so they must not stay until they come to
-        the head."""
+        """Drops the tombstones if they are many. Their calls hold payloads, so tombstones must not stay until they come
+        to the head."""
         most = 2 * self.live + DEAD_MAX
         if len(self._by_deadline) <= most and len(self._calls) <= most:
             return

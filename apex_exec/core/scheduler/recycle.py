@@ -14,7 +14,7 @@ def enrol(worker: Worker, policy: RecyclePolicy) -> None:
 
 
 def outgrown(worker: Worker, policy: RecyclePolicy, memory_bytes: int, cpu_ns: int) -> bool:
-    """Whether this sample says that ``worker`` should go. Memory counts only between calls.
+    """Whether ``worker`` should be replaced by this sample. Memory counts only between calls.
 
     The baseline is the first sample between calls, so what the plugin loads at its first call is not growth.
     """

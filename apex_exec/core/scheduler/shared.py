@@ -1,21 +1,23 @@
-"""Shared workers: several calls of one plugin at once in one process, and what may end there without the others.
+"""Shared workers: several calls of one plugin run at once in one process, and one of them can end without the others.
 
 A shared worker begins each call as it arrives, in the order of the link, and answers in any order. So each call on the
-link has times of its own, and the worker's timer is due at the earliest of them:
+link has two times of its own, and the worker's timer is due at the earliest of all of them:
 
-* its deadline. The worker's started calls are counted. A call that had begun is answered TIMEOUT at once, and the
-  worker is asked to end it. One that had not is answered DEADLINE_EXCEEDED: the worker skips it in its turn.
-* the time by which it must have ended (``ends_ns``). Code that swallows its cancellation has no other end than its
-  worker's.
+* The call's deadline. The core then asks for a count of the worker's started calls. A call that had begun is answered
+  TIMEOUT at once, and the worker is asked to end it. A call that had not begun is answered DEADLINE_EXCEEDED, and the
+  worker skips it in its turn.
+* The time by which a call that was cancelled must have ended (``ends_ns``). If its code swallows the cancellation, only
+  the worker's end can end it.
 
 The request to end a call is a *probe* as well, which the worker's event loop answers at once. If a call is past its
-deadline and the loop does not answer, something runs in it that nothing inside can end: the worker is killed. Calls of
-others that had begun are lost with it, as bystanders, and are charged to nobody. A caller who gives up does not cause
-that: the loop may be busy with another's call, which has time left. So such a probe costs nothing before the
-call's own deadline, unless no other call has begun.
+deadline and the event loop does not answer the probe, code runs that nothing inside the worker can end, so the worker
+is killed. The other calls that had begun are lost with it; their users are bystanders, and are not charged. A caller
+who gives up must not cause that, since the event loop may be busy with another user's call, which has time left. So if
+the probe for such a call is not answered, nothing happens before the call's own deadline, unless no other call has
+begun.
 
-Which call's code the loop was busy with, the worker says itself (``WorkerBlocked``) if it can. A worker that lies
-about it harms users of its own plugin.
+The worker says itself, if it can, which call's code it was running when it was probed (``WorkerBlocked``). A worker
+that lies about this harms only users of its own plugin.
 """
 
 from __future__ import annotations
@@ -42,9 +44,10 @@ from apex_exec.core.scheduler.worker import AT_WORK, End, Probe, Worker
 from apex_exec.core.scheduler.workers import Workers
 
 PROBES_FROM = 1 << 32
-"""Probes are numbered from here on, pings from 1, so that each answer says what it answers."""
+"""Probes are numbered from here on, pings from 1, so that each answer says which of the two it answers."""
 PROBES_MAX = 4 * CONCURRENCY_MAX
-"""Probes that may be out. A call is asked to end three times at most, and a loop that stands still answers no call."""
+"""How many probes of one worker may be without an answer; one more is a violation. The worker is asked to end a call
+three times at most, and while its event loop stands still no new call takes an old one's place."""
 PASSED_UNBEGUN: Refusal = ("DEADLINE_EXCEEDED", "the deadline passed before the hook could begin in its worker", {})
 STOOD_STILL = "a call was past its deadline and the worker's event loop did not turn, so the worker was killed"
 WENT_ON = "a hook went on although it was cancelled, so its worker was killed"
@@ -52,9 +55,10 @@ PAST_DEADLINE = "the hook ran past its deadline and was cancelled"
 
 
 def cost_ns(run_ns: int, cpu_ns: int, limits: Limits) -> int:
-    """What a call has cost the plugin's other users, in time of one place: the larger part that it took of the two
-    things which they share, its places and its CPU (dominant resource fairness, Ghodsi et al. 2011). A plugin may use
-    a tenth of a core; a call that computes for as long as another waits leaves the others far less."""
+    """What a call has cost the plugin's other users, as the time for which it would have held one place. Users share
+    two things, the plugin's places and its CPU, and the call is charged for the one of which it took the larger part
+    (dominant resource fairness, Ghodsi et al. 2011). By default a plugin may use a tenth of a core, so a call that
+    computes leaves the others far less than a call that waits for as long."""
     worth_ns = min(max(0, cpu_ns), run_ns) * 100 / limits.cpu_percent * limits.concurrency
     return max(run_ns, int(worth_ns))
 
@@ -70,8 +74,8 @@ class Sharing:
     # ------------------------------------------------------------------ calls
     def left(self, slot: PluginSlot, worker: Worker, call: Invocation, run_ns: int, step: Step,
              cpu_ns: int = 0) -> None:
-        """``call`` was answered: its place is free, and its user may have the next one. It has held the place for
-        ``run_ns`` and used ``cpu_ns``, as its worker says."""
+        """``call`` was answered: its place is free, and its user may have another call begun. The call has held the
+        place for ``run_ns``, and used ``cpu_ns`` by the word of its worker."""
         user_id = call.request.user_id
         count = worker.users.get(user_id, 0) - 1
         if count > 0:
@@ -81,18 +85,18 @@ class Sharing:
         slot.queue.released(user_id, cost_ns(run_ns, cpu_ns, slot.spec.limits))
         if worker.blamed is call:
             worker.blamed = None
-        if not worker.link:  # whatever it was asked, it has gone on meanwhile
+        if not worker.link:  # it has answered every call, so it is not killed for probes that are still unanswered
             worker.probing = deque(Probe(probe.sent_ns, 0) for probe in worker.probing)
         elif (oldest := worker.oldest()).ends_ns == NEVER_NS:
-            oldest.ends_ns = step.now_ns + SKIP_GRACE_NS  # nothing is before it any more: it is to be skipped
+            oldest.ends_ns = step.now_ns + SKIP_GRACE_NS  # no call is before it any more: the worker must skip it now
             self._workers.look_at(worker, oldest.ends_ns, step.now_ns)
 
     def end(self, worker: Worker, call: Invocation, step: Step) -> None:
-        """The caller has given ``call`` up: the worker is asked to end it."""
+        """Asks the worker to end ``call``, whose caller has given it up."""
         self._cancel(worker, call, step, due_ns=0)
 
     def _cancel(self, worker: Worker, call: Invocation, step: Step, due_ns: int) -> None:
-        """Tells the worker to end ``call``; it must answer that by ``due_ns``, if that is not 0."""
+        """Has ``call`` ended by the worker. If ``due_ns`` is not 0, the worker must answer this probe by then."""
         now_ns = step.now_ns
         if len(worker.probing) >= PROBES_MAX:
             self._workers.violated(worker, "it does not answer probes", step)
@@ -107,7 +111,7 @@ class Sharing:
 
     # ------------------------------------------------------------------ probes
     def answered_probe(self, worker: Worker, nonce: int, step: Step) -> None:
-        """The worker's loop turns, or did when the probe came there."""
+        """The worker has answered a probe: its event loop runs, or did when it read the probe."""
         if not worker.probing or nonce != PROBES_FROM + worker.probes - len(worker.probing) + 1:
             self._workers.violated(worker, "the answer to a probe that nobody sent", step)
             return
@@ -117,12 +121,13 @@ class Sharing:
             worker.blamed = None
 
     def blocked(self, worker: Worker, seq: int) -> None:
-        """The worker names the call whose code it was running; that matters only as long as a probe is out."""
+        """The worker names the call whose code it was running. This counts only until it answers all its probes."""
         if worker.probing and seq in worker.link:
             worker.blamed = worker.link[seq]
 
     def goes_on(self, worker: Worker, held_ns: int, step: Step) -> None:
-        """The governor has held the worker back for ``held_ns``, in which it could do nothing that it was asked."""
+        """The governor has held the worker back for ``held_ns``, in which it could do nothing that it was asked to do,
+        and now lets it go on: everything that is due for the worker's calls, their deadlines excepted, is due later."""
         if worker.state not in AT_WORK or not worker.link:
             return
         worker.probing = deque(
@@ -134,7 +139,7 @@ class Sharing:
 
     # ------------------------------------------------------------------ time
     def due(self, worker: Worker, step: Step) -> bool:
-        """Does what is due for the worker's calls; False if nothing is."""
+        """Does what is due for the worker's calls; False if nothing is due."""
         now_ns = step.now_ns
         if now_ns < worker.due_ns:
             return False
@@ -155,8 +160,8 @@ class Sharing:
         return True
 
     def counted(self, worker: Worker, step: Step) -> None:
-        """The started calls have been counted: answers what is past its deadline, and kills a worker whose call goes on
-        although it was asked to end."""
+        """The started calls have been counted: answers calls that are past their deadlines, and kills the worker if a
+        call goes on although the worker was asked to end it."""
         now_ns = step.now_ns
         oldest_seq = worker.oldest_seq()
         for seq, call in worker.link.items():
@@ -178,11 +183,12 @@ class Sharing:
         self._schedule(worker, now_ns)
 
     def _may_go_on(self, worker: Worker, seq: int, call: Invocation, step: Step) -> bool:
-        """What becomes of a call that has its verdict, and has not ended in time. False if it costs the worker."""
+        """Decides about a call that has its verdict and has not ended in time. False if the worker was killed for it.
+        """
         now_ns = step.now_ns
         if seq >= worker.started:
             if seq != worker.oldest_seq():
-                call.ends_ns = NEVER_NS  # it is skipped in its turn
+                call.ends_ns = NEVER_NS  # the worker skips it in its turn
                 return True
             if not call.ends_ns:
                 call.ends_ns = now_ns + SKIP_GRACE_NS
@@ -204,8 +210,8 @@ class Sharing:
         return True
 
     def _schedule(self, worker: Worker, now_ns: int) -> None:
-        """Sets when the worker is next looked at for its calls. What is overdue waits for a count, or for the governor
-        to let the worker go on."""
+        """Sets when the worker is next looked at for its calls. For what is overdue that is RECOUNT_NS from now, or, if
+        the governor holds the worker back, HELD_NS_MAX after it began to."""
         again_ns = worker.throttled_ns + HELD_NS_MAX if _is_held(worker, now_ns) else now_ns + RECOUNT_NS
         dues = [due_ns if due_ns > now_ns else again_ns for due_ns in map(_due_ns, worker.link.values())]
         if probe_due_ns := worker.probe_due_ns():
@@ -217,10 +223,10 @@ class Sharing:
 
 
 def _is_held(worker: Worker, now_ns: int) -> bool:
-    """Whether the governor holds the worker back, so that it can do nothing that it was asked."""
+    """Whether the governor holds the worker back, and has not done so for too long to be an excuse."""
     return worker.throttled and now_ns - worker.throttled_ns < HELD_NS_MAX
 
 
 def _due_ns(call: Invocation) -> int:
-    """When something of the call is next due."""
+    """When something about the call is next due: its deadline, or the time by which it must have ended."""
     return call.request.deadline_ns if call.state == "linked" else call.ends_ns or call.request.deadline_ns

@@ -1,4 +1,4 @@
-"""One step of the pool: the moment at which it happens, and what is wanted so far."""
+"""One step of the pool: the time at which it happens, and the actions that it has led to so far."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from apex_exec.core.actions import Action
 
 
 class Step(Struct, gc=False):
-    """Every part of the pool that takes part in a step is handed this, and appends to ``actions`` in order."""
+    """Every part of the pool that takes part in a step is given this object, and appends its actions in order."""
 
     now_ns: int
     actions: list[Action]

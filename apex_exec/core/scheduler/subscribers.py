@@ -1,9 +1,9 @@
-"""Which plugins a dispatch goes to, found without a look at those that it does not go to.
+"""Which plugins a dispatch goes to, found without looking at the other plugins.
 
-A dispatch names a hook and a user. Plugins that everybody may use stand in a list of each of their hooks, and plugins
-that only some may use stand in a list of each of these users. So a dispatch costs what the plugins cost that it may
-run, however many others are registered. A change of a plugin costs what changes: a purchase adds one user, and the
-thousands who have bought the plugin before are not touched.
+A dispatch names a hook and a user. A plugin that everybody may use stands in one list for each of its hooks; a plugin
+that only some users may use stands in one list for each of these users. So the time that a dispatch takes grows with
+the plugins that it may run, and not with all that are registered. The time that a change takes grows with what changes:
+a purchase adds one user, and does not touch the thousands who have bought the plugin before.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ Place = tuple[int, str]
 
 
 class Subscribers:
-    """The index. ``set`` and ``remove`` keep it; ``of`` reads it."""
+    """The index. ``set`` and ``remove`` maintain it; ``of`` reads it."""
 
     def __init__(self) -> None:
         self._specs: dict[str, PluginSpec] = {}

@@ -1,10 +1,10 @@
 """Whose calls end a plugin's workers: one user's calls of one hook are paused before the plugin is. Pure.
 
 A hook that kills its worker for one user's input takes the plugin away from all of its users. So an end that has a
-culprit (the user whose call the worker ended by, and the hook) is counted for that pair first, by the policy of the
-plugin's own breaker: ``ends_max`` ends in ``window_ns`` pause the pair for ``open_ns``. After that its calls are let in
-again, and the first that ends a worker pauses the pair at once. So does the call that a half-open breaker lets through:
-the next probe is another user's.
+culprit (the user whose call ended the worker, and the hook) is counted for that pair first, by the policy of the
+plugin's own breaker: ``ends_max`` ends in ``window_ns`` pause the pair for ``open_ns``. After that the pair's calls are
+let in again, and the first of them that ends a worker pauses the pair at once. The pair is also paused at once if the
+call that a half-open breaker let through ends the worker, so that the next such call is another user's.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from collections import deque
 from apex_exec.core.scheduler.breaker import BreakerPolicy
 
 PAIRS_MAX = 256
-"""Pairs that one plugin's ends are counted for; the one whose latest end is the longest ago is forgotten first. Each
+"""How many pairs of one plugin are remembered; the pair whose latest end is the longest ago is forgotten first. Each
 pair has cost a worker, and the restart backoff bounds how fast different users can cost workers."""
 
 
@@ -51,7 +51,7 @@ class UserBreakers:
             del self.known[next(iter(self.known))]
         self.known[key] = pair
         if now_ns < pair.open_until_ns:
-            return False  # a call that had begun before the pause
+            return False  # the call had begun before the pause
         pair.ends.append(now_ns)
         full = len(pair.ends) == policy.ends_max and now_ns - pair.ends[0] <= policy.window_ns
         if not (full or probed or pair.open_until_ns):

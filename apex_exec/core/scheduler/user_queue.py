@@ -1,16 +1,17 @@
-"""The queue of a plugin whose calls may run at once: whose call begins next, if a place is free.
+"""The queue of a plugin that may run several calls at once: which user's call begins next, if a place is free.
 
-Every user has a *lane*, first in, first out. The next call is that of the lane whose clock is furthest behind; a
-lane's clock runs by what the user's calls have cost (``shared.cost_ns``: the places that they held, or the CPU that
-they used), and the present runs by what all of them have cost, divided by the lanes that wait (start-time fair
-queueing). A lane that comes back after a rest begins at the present at the earliest. So users get equal shares,
-however many calls one of them sends.
+This is start-time fair queueing. Every user has a *lane*, first in, first out, and every lane has a clock. A call
+advances its lane's clock by what it has cost (``shared.cost_ns``: the place that it held, or the CPU that it used). The
+next call is taken from the lane whose clock is furthest behind. *The present* is a clock of the whole queue, which each
+call advances by its cost divided by the number of lanes that wait. A lane that comes back after a rest continues at the
+present at the earliest, so that a rest cannot be saved up. So users get equal shares, however many calls one of them
+sends.
 
-If calls keep the order of their users (``one_each``), a lane is passed over as long as its user has a call on the
-link. If they need none, a lane is passed over while its user has a quarter of the places and another one waits.
+If each user's calls keep their order (``one_each``), a lane is passed over as long as its user has a call on the link.
+If they need not, a lane is passed over while its user has a quarter of the places and another user waits.
 
-A plugin whose calls run one after the other is served as they came (``CallQueue``): ``arrange`` says which of the two
-it is.
+The calls of a plugin that runs one after another are served in the order in which they came (``CallQueue``).
+``arrange`` says which of the two kinds the plugin is.
 """
 
 from __future__ import annotations
@@ -23,11 +24,11 @@ from apex_exec.core.scheduler.invocation import Invocation
 from apex_exec.core.scheduler.queue import DEAD_MAX, CallQueue
 
 EXPECTED_NS = MS_NS
-"""What a call is assumed to take until it has been answered. Without it a user's calls would be taken one after another
-before any of them is charged."""
+"""What a call is assumed to cost until it has been answered. Without this a user's calls would all be taken before any
+of them is charged."""
 LANES_KEPT = 1024
-"""Lanes that are kept although nothing waits in them, since their clocks are ahead. If there are more, those are
-forgotten that are least ahead."""
+"""How many lanes are kept although no call waits in them, since their clocks are ahead of the present. If there are
+more, those that are least ahead are forgotten."""
 
 
 class _Lane:
@@ -41,7 +42,7 @@ class _Lane:
 
 
 class UserQueue(CallQueue):
-    """Calls that wait for a place, by user."""
+    """Calls that wait for a place, ordered by user."""
 
     __slots__ = ("_entries", "_is_shared", "_lanes", "_listed", "_now_ns", "_one_each", "_order", "_passed_over")
 
@@ -50,14 +51,15 @@ class UserQueue(CallQueue):
         self._is_shared = False
         self._one_each = True
         self._lanes: dict[str, _Lane] = {}
-        self._listed: list[tuple[int, int, _Lane]] = []  # lanes that may be next, by their clocks
-        self._passed_over: dict[str, _Lane] = {}  # lanes with calls whose users hold all that they may
+        self._listed: list[tuple[int, int, _Lane]] = []  # a heap of the lanes that may be next, by their clocks
+        self._passed_over: dict[str, _Lane] = {}  # lanes with calls whose users hold all the places that they may
         self._now_ns = 0  # the present of the lanes' clocks
         self._order = 0
         self._entries = 0  # calls in the lanes, tombstones included
 
     def arrange(self, *, is_shared: bool, one_each: bool) -> None:
-        """Whether calls run at once from now on, and keep the order of each user. What waits goes on waiting."""
+        """Sets whether calls run at once from now on, and whether each user's calls keep their order. Calls that wait
+        go on waiting."""
         if (is_shared, one_each) == (self._is_shared, self._one_each):
             return
         waiting = self.waiting()
@@ -67,7 +69,7 @@ class UserQueue(CallQueue):
 
     # ------------------------------------------------------------------ in
     def push(self, call: Invocation) -> None:
-        """At the end of its lane."""
+        """Puts ``call`` at the end of its lane."""
         if self._is_shared:
             self._join(call)
             self._enter(call)
@@ -75,14 +77,14 @@ class UserQueue(CallQueue):
             super().push(call)
 
     def push_front(self, call: Invocation) -> None:
-        """At the head of its lane: a call that was on a link before, and has not begun."""
+        """Puts ``call``, which was on a link before and has not begun, at the head of its lane."""
         if not self._is_shared:
             super().push_front(call)
             return
         lane = self._lane(call)
         lane.calls.appendleft(call)
         self._entries += 1
-        lane.passed_ns = min(lane.passed_ns, self._now_ns)  # it has had its turn, and nothing came of it
+        lane.passed_ns = min(lane.passed_ns, self._now_ns)  # the lane's last turn led to nothing, so it costs nothing
         if not lane.is_listed:
             self._list(lane)
         self._enter(call)
@@ -110,8 +112,8 @@ class UserQueue(CallQueue):
 
     # ------------------------------------------------------------------ out
     def next_of(self, on_link: dict[str, int], places: int) -> Invocation | None:
-        """The call that begins next, which stays; None if all that wait are of users who hold what they may.
-        ``on_link`` says how many calls each user has on the link, which has ``places``."""
+        """The call that begins next, which stays in the queue; None if all calls that wait are of users who hold as
+        many places as they may. ``on_link`` says how many calls each user has on the link, which has ``places``."""
         if not self._is_shared:
             return self.peek()
         listed = self._listed
@@ -121,7 +123,7 @@ class UserQueue(CallQueue):
             while calls and calls[0].state != "queued":
                 calls.popleft()
                 self._entries -= 1
-            if lane.passed_ns > clock_ns and calls and len(listed) > 1:  # it was charged since it was listed
+            if lane.passed_ns > clock_ns and calls and len(listed) > 1:  # the lane was charged since it was listed
                 heapq.heappop(listed)
                 self._list(lane)
                 continue
@@ -133,7 +135,7 @@ class UserQueue(CallQueue):
                 self._passed_over[lane.user_id] = lane
             else:
                 self._forget_lane(lane)
-        if not self._one_each and self._passed_over:  # nobody else asks for the places that are free
+        if not self._one_each and self._passed_over:  # no other user asks for the places that are free
             lane = min(self._passed_over.values(), key=lambda lane: lane.passed_ns)
             self._list(lane)
             return lane.calls[0] if lane.calls[0].state == "queued" else self.next_of(on_link, places)
@@ -144,7 +146,7 @@ class UserQueue(CallQueue):
         return 1 if self._one_each else max(1, places // 4)
 
     def take(self, call: Invocation) -> None:
-        """Takes out the call that ``next_of`` gave."""
+        """Takes out ``call``, which ``next_of`` has just returned."""
         if not self._is_shared:
             self.pop()
             return
@@ -159,7 +161,8 @@ class UserQueue(CallQueue):
             self._list(lane)
 
     def released(self, user_id: str, cost_ns: int) -> None:
-        """A call of the user was answered and has cost ``cost_ns``: the user's lane is charged, and may be next."""
+        """A call of the user was answered and has cost ``cost_ns``: charges the user's lane, which may be next again.
+        """
         lane = self._lanes.get(user_id)
         if lane is None:
             return
@@ -171,13 +174,13 @@ class UserQueue(CallQueue):
             self._forget_lane(lane)
 
     def released_all(self) -> None:
-        """Nothing is on the link any more: its worker is gone."""
+        """The worker is gone, so no user holds a place any more."""
         for lane in list(self._passed_over.values()):
             self._list(lane)
 
     def _forget_lane(self, lane: _Lane) -> None:
-        """Nothing waits in the lane. It is kept as long as its clock is ahead, so that a user who calls without a
-        queue is charged as well."""
+        """No call waits in the lane. It is kept as long as its clock is ahead of the present, so that a user whose
+        calls never wait is charged as well."""
         if lane.passed_ns <= self._now_ns:
             self._lanes.pop(lane.user_id, None)
         elif len(self._lanes) > LANES_KEPT + self.live:
@@ -187,14 +190,14 @@ class UserQueue(CallQueue):
 
     # ------------------------------------------------------------------ what CallQueue does with its own order
     def waiting(self) -> list[Invocation]:
-        """All that wait here, in the order in which they came."""
+        """All calls that wait here, in the order in which they came."""
         if not self._is_shared:
             return super().waiting()
         found = [call for lane in self._lanes.values() for call in lane.calls if call.state == "queued"]
         return sorted(found, key=lambda call: (call.arrived_ns, call.request.call))
 
     def pop(self) -> Invocation:
-        """The oldest; the queue must not be empty."""
+        """Takes out the oldest call; the queue must not be empty."""
         if not self._is_shared:
             return super().pop()
         call = self.waiting()[0]
@@ -210,7 +213,7 @@ class UserQueue(CallQueue):
             self._rebuild(self.waiting())
 
     def _rebuild(self, waiting: list[Invocation]) -> None:
-        """The lanes and deadlines of ``waiting``, without tombstones; the lanes' clocks stay."""
+        """Makes lanes and deadlines anew for ``waiting``, without tombstones; the lanes' clocks stay."""
         clocks = {user_id: lane.passed_ns for user_id, lane in self._lanes.items() if lane.passed_ns > self._now_ns}
         self._lanes, self._listed, self._passed_over, self._entries = {}, [], {}, 0
         for call in waiting:

@@ -1,4 +1,4 @@
-"""The calls that have no verdict yet, and the only two ways to one: the call ran, or it never did."""
+"""The calls that have no verdict yet, and the only two ways to a verdict: the call ran, or it never ran."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ WITHOUT_VERDICT = ("queued", "linked")
 
 
 class Verdicts:
-    """``open`` holds a call exactly as long as it has no verdict. Whatever comes later for the call changes nothing."""
+    """``open`` holds each call until it has its verdict. Whatever comes later for that call changes nothing."""
 
     def __init__(self, slots: dict[str, PluginSlot]) -> None:
         self._slots = slots
@@ -24,7 +24,7 @@ class Verdicts:
 
     def ran(self, call: Invocation, code: str, message: str, step: Step, begun_ns: int = 0, body: object = None,
             details: dict[str, object] | None = None) -> None:
-        """The verdict of a call that has started, or may have: it stands on a link. ``begun_ns`` is when it did, if
+        """The verdict of a call on a link, which has started or may have started. ``begun_ns`` is when it started, if
         that is known to be later than when it was sent."""
         if call.state != "linked":
             return
@@ -50,17 +50,17 @@ class Verdicts:
             request, refusal, queue_ns=max(0, step.now_ns - call.arrived_ns), cold=call.cold))
         slot = self._slots.get(request.plugin)
         if slot is not None and slot.breaker.probe == request.call:
-            slot.breaker.probe = NO_CALL  # it proved nothing: the next call may try
+            slot.breaker.probe = NO_CALL  # this probe proved nothing: the next call may be one
 
     def not_admitted(self, request: InvokeRequested, refusal: Refusal, step: Step) -> None:
-        """The verdict of a call that is refused as it comes in. One that came after its deadline counts as admitted: it
-        is on record like any other call that expired."""
+        """The verdict of a call that is refused as it comes in. A call that came in after its deadline counts as
+        admitted, so that it is recorded like any other call that expired."""
         verdict = _never_ran(request, refusal, queue_ns=0, cold=False)
         verdict.admitted = verdict.code == "DEADLINE_EXCEEDED"
         step.actions.append(verdict)
 
     def flush(self, slot: PluginSlot, refusal: Refusal, step: Step) -> None:
-        """Answers everything that waits in the plugin's queue."""
+        """Answers every call that waits in the plugin's queue."""
         for call in slot.queue.waiting():
             slot.queue.forget(call)
             self.never_ran(call, refusal, step)

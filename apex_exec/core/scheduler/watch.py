@@ -1,4 +1,4 @@
-"""Every living worker is watched: its timer, its samples, its pings, and what it says that it must not say."""
+"""Watches every living worker: its timer, its samples, its pings, and its violations of the protocol."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ from apex_exec.core.scheduler.worker import AT_WORK, End, Worker
 from apex_exec.core.scheduler.workers import Workers
 
 EVIDENCE = {"CPU_LIMIT": "cpu", "MEMORY_LIMIT": "memory", "BOOT_FAILED": "boot_failed"}
-"""Exit reasons of an end that nobody commanded, by the code that the shell has evidence for; else ``crashed``."""
+"""The exit reason of an end that nobody commanded, by the code that the shell has evidence for; any other code gives
+``crashed``."""
 
 
 class Watch:
@@ -44,7 +45,7 @@ class Watch:
             self._feeding.retire(slot, worker, "recycled", step)
 
     def throttled(self, event: ev.WorkerThrottled, step: Step) -> None:
-        """A worker that was stopped had no chance to answer a ping: it has the whole time for it again."""
+        """A worker that was stopped had no chance to answer a ping, so it gets the whole time for it again."""
         worker = self._workers.by_id.get(event.worker)
         if worker is None or worker.throttled == event.throttled:
             return
@@ -58,7 +59,7 @@ class Watch:
         self._workers.rearm(worker, step.now_ns)
 
     def exceeded(self, event: ev.LimitExceeded, step: Step) -> None:
-        """Kills the worker that is over a bound; its oldest call is what that is said of."""
+        """Kills the worker, which is over a limit. If it is not shared, its oldest call gets the event's code."""
         worker = self._workers.by_id.get(event.worker)
         if worker is None or worker.state in ("stopping", "killed"):
             return
@@ -74,13 +75,13 @@ class Watch:
             self._workers.kill(worker, End("overrun", message="its code went on after its call was answered"), step)
 
     def blocked(self, event: ev.WorkerBlocked, step: Step) -> None:
-        """The worker says what it was running when it was probed."""
+        """The worker says which call's code it was running when it was probed."""
         worker = self._workers.by_id.get(event.worker)
         if worker is not None and worker.state in AT_WORK:
             self._sharing.blocked(worker, event.seq)
 
     def hesitates(self, event: ev.WorkerHesitates, step: Step) -> None:
-        """Has the worker's started calls counted; ``Calls.started`` decides by the count."""
+        """Asks for a count of the worker's started calls; ``Calls.started`` decides when the count is there."""
         worker = self._workers.by_id.get(event.worker)
         if worker is not None and worker.state in AT_WORK and worker.link:
             worker.doubted_seq = worker.oldest_seq()
@@ -93,7 +94,7 @@ class Watch:
             self._workers.violated(worker, event.message, step)
 
     def ponged(self, event: ev.WorkerPonged, step: Step) -> None:
-        """A sign of life, if it was asked for."""
+        """The answer to a ping or a probe. An answer that nobody asked for is a violation."""
         worker = self._workers.by_id.get(event.worker)
         if worker is None or worker.state == "killed":
             return
@@ -108,7 +109,7 @@ class Watch:
 
     # ------------------------------------------------------------------ time
     def due(self, worker: Worker, step: Step) -> None:
-        """The worker's timer: does what is due about it, and nothing if it was woken early."""
+        """The worker's timer: does what is due, or nothing if the worker was woken early."""
         if worker.shared and worker.link and worker.state in AT_WORK:
             if not self._sharing.due(worker, step):
                 self._upkeep(worker, step)
@@ -120,7 +121,7 @@ class Watch:
             self._workers.rearm(worker, step.now_ns)
 
     def _overdue(self, worker: Worker, step: Step) -> None:
-        """The worker has not done in time what it is at: booting, its oldest call, leaving, or dying."""
+        """The worker has not finished in time what it is doing: booting, its oldest call, leaving, or dying."""
         now_ns, state = step.now_ns, worker.state
         if state == "killed":
             worker.due_ns = now_ns + KILL_SUSPECT_NS
@@ -145,7 +146,8 @@ class Watch:
                                worker.due_ns)
 
     def _upkeep(self, worker: Worker, step: Step) -> None:
-        """Nothing is overdue: a missing pong, too long without a call, its age, or the next ping."""
+        """No call is overdue. Handles a missing pong, a worker that was idle for too long, its age, or the next ping.
+        """
         now_ns, limits = step.now_ns, self._bounds.limits
         slot = self._slots[worker.plugin]
         if worker.ping_due_ns and now_ns >= worker.ping_due_ns:
@@ -169,7 +171,8 @@ class Watch:
             step.actions.append(act.PingWorker(worker.id, worker.pings))
 
     def _boot_failed(self, worker: Worker, message: str, step: Step, due_ns: int = 0) -> None:
-        """The worker did not come up: what waits for it is answered, and its end is charged when it is there."""
+        """The worker did not boot: the calls that wait for it are answered now, and its end is charged when it comes.
+        """
         slot = self._slots[worker.plugin]
         self._workers.kill(worker, End("boot_failed", "BOOT_FAILED", message), step, due_ns)
         if slot.worker is worker:

@@ -9,10 +9,10 @@
                             killed
 
 ``starting``: it was asked for and has not loaded its plugin. ``ready``: it gets calls. ``leaving``: it gets no more
-calls, and is stopped as soon as its link has been answered; ``leaves_for`` says why. ``stopping``: its link is half
-closed, and it ends by itself. ``killed``: SIGKILL was sent. WorkerGone ends a worker in every state.
+calls, and is stopped as soon as it has answered all calls on its link; ``leaves_for`` says why. ``stopping``: its link
+is half closed, and it ends by itself. ``killed``: SIGKILL was sent. WorkerGone ends a worker in every state.
 
-Beside its state a worker has a *role*, which says who decided for it::
+Beside its state a worker has a *role*, which says whether it may serve hosts::
 
     candidate ──▶ judged ──▶ serving
 
@@ -20,8 +20,8 @@ Most workers are ``serving`` from the start: they are, or will be, their plugin'
 ``candidate`` until its judgement was given, then it is ``judged``, and it serves once a PluginSet has adopted it.
 
 A move that a table does not have raises SupervisorBug with the worker's story. Two facts are not states, since they
-come and go in any of them: ``throttled`` (the governor has stopped the process) and ``had_grace`` (it was given time
-for what is due now, because the supervisor itself had stood still).
+come and go in any state: ``throttled`` (the governor has stopped the process) and ``had_grace`` (the worker was given
+more time for what is due now, because the supervisor itself had stood still).
 
 A worker is ``shared`` if its plugin may run several calls at once (``shared.py``); otherwise it runs one after the
 other.
@@ -57,9 +57,9 @@ SEQ_NEVER = 1 << 62
 
 
 class End(Struct, frozen=True, gc=False):
-    """How the pool has decided that a worker ends. ``reason`` is an exit reason of the metrics table; ``code`` is what
-    the call is answered with that the worker was killed for, "" if it was killed for none; ``message`` is for the other
-    calls that had started."""
+    """Why the pool has decided that a worker ends. ``reason`` is an exit reason of the metrics table. ``code`` is the
+    code for the call that the worker is killed for, "" if it is not killed for one call. ``message`` is also for the
+    other calls that had started."""
 
     reason: str
     code: str = ""
@@ -67,8 +67,8 @@ class End(Struct, frozen=True, gc=False):
 
 
 class Probe(NamedTuple):
-    """A probe that is out: when it was sent, and when the worker must have answered it; 0 if it costs nobody
-    anything."""
+    """A probe that has no answer yet: when it was sent, and when the worker must have answered it. ``due_ns`` is 0 if
+    the worker is not killed for a missing answer."""
 
     sent_ns: int
     due_ns: int
@@ -78,13 +78,13 @@ Generation = tuple[str, int, bool]
 
 
 def generation(spec: PluginSpec) -> Generation:
-    """What a worker is bound to for life: the content it loaded, the memory bound it was given, and whether it runs
-    several calls at once. How many it is sent can change at any time."""
+    """What a worker keeps for life: the bundle that it loaded, the memory bound that it was given, and whether it runs
+    several calls at once. How many calls it is sent can change at any time."""
     return spec.digest, spec.limits.memory_mb, spec.limits.concurrency > 1
 
 
 class Worker(Timed):
-    """The pool's view of one worker. ``link`` has its unanswered calls by their numbers, the oldest first."""
+    """One worker as the pool sees it. ``link`` has its unanswered calls by their numbers, the oldest first."""
 
     __slots__ = (
         "age_due_ns", "answered_ns", "baseline_bytes", "blamed", "born_ns", "canary", "doubted_seq", "due_ns", "end",
@@ -104,29 +104,29 @@ class Worker(Timed):
         self.shared = self.generation[2]
         self.users: dict[str, int] = {}  # of a shared worker: unanswered calls of each user
         self.probes = 0  # of a shared worker: how often it was probed
-        self.probing: deque[Probe] = deque()  # those that it has not answered, in order
-        self.probed_ns = 0  # when the latest probe was sent that it has answered
-        self.blamed: Invocation | None = None  # the call for which it ends, or would if the probe were not answered
+        self.probing: deque[Probe] = deque()  # the probes that it has not answered, in order
+        self.probed_ns = 0  # when the latest of the probes that it has answered was sent
+        self.blamed: Invocation | None = None  # the call for which it is killed, or would be if no probe is answered
         self.next_seq = 0
         self.started = 0  # calls that it has started in all, by the latest count
         self.last_seq = SEQ_NEVER  # calls that it may be sent before it is recycled
         self.born_ns = now_ns
         self.ready_ns = 0
-        self.answered_ns = now_ns  # last sign of life over the link
+        self.answered_ns = now_ns  # when the last sign of life came over the link
         self.used_ns = now_ns
-        self.due_ns = boot_due_ns  # of what it is doing now: booting, the oldest call, leaving, being reaped
+        self.due_ns = boot_due_ns  # when what it does now must be done: booting, the oldest call, leaving, dying
         self.had_grace = False
         self.age_due_ns = 0
-        self.ping_due_ns = 0  # when its pong is due; 0 if no ping is out
+        self.ping_due_ns = 0  # when its pong is due; 0 if it owes none
         self.pings = 0
-        self.ponged_ns = 0  # when it last answered one
-        self.doubted_seq = -1  # the call that it hesitates to begin, as the governor said last
+        self.ponged_ns = 0  # when it last answered a ping
+        self.doubted_seq = -1  # the call that the governor last said it had not begun in time
         self.throttled = False
         self.throttled_ns = 0  # since when
         self.baseline_bytes = 0
-        self.leaves_for = ""  # an exit reason, from the moment at which it got no more calls
+        self.leaves_for = ""  # an exit reason, once it gets no more calls
         self.end: End | None = None
-        self.canary: Invocation | None = None  # the call that a candidate is judged by
+        self.canary: Invocation | None = None  # the call by which a candidate is judged
 
     def move(self, state: WorkerState) -> None:
         """Enters ``state``. Raises SupervisorBug and changes nothing if the table has no such move."""
@@ -141,7 +141,7 @@ class Worker(Timed):
         self.role = role
 
     def probe_due_ns(self) -> int:
-        """When the worker must have answered a probe; 0 if there is no such time."""
+        """When the worker must have answered its earliest probe that has such a time; 0 if none has."""
         return next((probe.due_ns for probe in self.probing if probe.due_ns), 0)
 
     def oldest(self) -> Invocation:

@@ -37,11 +37,12 @@ class Workers:
         self.recycling: set[int] = set()
 
     def of(self, plugin: str) -> list[Worker]:
-        """Every worker of ``plugin``, those that are only leaving included."""
+        """Every worker of ``plugin``, including those that are leaving."""
         return [worker for worker in self.by_id.values() if worker.plugin == plugin]
 
     def start(self, spec: PluginSpec, step: Step) -> Worker:
-        """Asks for a worker of ``spec``. The caller has made sure that there is a place for it, and puts it there."""
+        """Asks for a worker of ``spec``. The caller has made sure that there is a place for it, and puts the worker
+        into its plugin's slot."""
         now_ns = step.now_ns
         worker = Worker(self._next, spec, now_ns, now_ns + self._bounds.limits.boot_ns)
         self._next += 1
@@ -72,14 +73,15 @@ class Workers:
             self.occupy(worker, now_ns)
 
     def _share(self, worker: Worker, call: Invocation, now_ns: int) -> None:
-        """The call runs beside the others: it has a place, and is looked at when its deadline passes."""
+        """The call will run beside the others: it takes one of the places, and the worker is looked at when the call's
+        deadline passes."""
         user_id = call.request.user_id
         worker.users[user_id] = worker.users.get(user_id, 0) + 1
         call.cancelled_ns = call.ends_ns = 0
         self.look_at(worker, call.request.deadline_ns, now_ns, is_only=len(worker.link) == 1)
 
     def look_at(self, worker: Worker, due_ns: int, now_ns: int, *, is_only: bool = False) -> None:
-        """Has a shared worker looked at by ``due_ns``; ``is_only``: nothing else of it is due."""
+        """Has a shared worker looked at by ``due_ns``. ``is_only`` says that nothing else about the worker is due."""
         due_ns = max(due_ns, now_ns + 1)
         if is_only or due_ns < worker.due_ns:
             worker.due_ns = due_ns
@@ -101,8 +103,8 @@ class Workers:
             self._timers.arm(worker, due_ns)
 
     def hurry(self, worker: Worker, now_ns: int) -> None:
-        """The oldest unanswered call was cancelled: it keeps the worker for a short while at most, and never for longer
-        than it might have without that."""
+        """The oldest unanswered call was cancelled: it may keep the worker for CANCEL_GRACE_NS more, and never for
+        longer than it might have kept it without the cancellation."""
         due_ns = now_ns + CANCEL_GRACE_NS
         if due_ns < worker.due_ns:
             worker.due_ns = due_ns
@@ -111,7 +113,7 @@ class Workers:
                 self._timers.arm(worker, due_ns)
 
     def stop(self, worker: Worker, reason: str, step: Step) -> None:
-        """Lets an idle worker leave by itself. It is taken out of its slot: the next call gets another worker."""
+        """Lets an idle worker leave by itself, and takes it out of its slot: the next call gets another worker."""
         worker.move("stopping")
         worker.end = End(reason)
         worker.due_ns = step.now_ns + self._bounds.limits.stop_grace_ns
@@ -124,11 +126,11 @@ class Workers:
         self.rearm(worker, step.now_ns)
 
     def kill(self, worker: Worker, end: End, step: Step, due_ns: int = 0) -> None:
-        """SIGKILL; does nothing if it was sent already. ``due_ns`` is when the kill was due.
+        """Has SIGKILL sent; does nothing if it was sent already. ``due_ns`` is when the kill was due.
 
-        If ``end`` has a code, the oldest call has its verdict now: it has begun as far as anyone can know. The calls
-        behind it, all of them if there is no code, and all of a shared worker are decided by the count of started calls
-        that comes with the worker's end."""
+        If ``end`` has a code and the worker is not shared, the oldest call gets its verdict now, since we must assume
+        that it has begun. All other calls on the link get their verdicts, or go to the next worker, when the worker's
+        end brings the last count of started calls."""
         if worker.state == "killed":
             return
         now_ns = step.now_ns
@@ -144,11 +146,11 @@ class Workers:
             self._verdicts.ran(oldest, end.code, end.message, step, max(oldest.sent_ns, worker.answered_ns))
 
         slot = self._slots.get(worker.plugin)
-        if worker.shared and worker.link and slot is not None:  # its end may be late, and callers wait no longer for it
+        if worker.shared and worker.link and slot is not None:  # its end may come late; callers wait for deadlines only
             self._timers.arm(slot, max(now_ns + 1, min(call.request.deadline_ns for call in worker.link.values())))
 
     def violated(self, worker: Worker, how: str, step: Step) -> None:
-        """The worker broke the inner protocol: it is killed, and nothing that it says after that is believed."""
+        """The worker broke the inner protocol: it is killed, and nothing that it says afterwards is believed."""
         self.kill(worker, End("violation", "WORKER_VIOLATION",
                               f"the worker broke the inner protocol and was killed: {how}"[:300]), step)
 
@@ -172,7 +174,7 @@ class Workers:
 
     def silence_ns(self, worker: Worker) -> int:
         """How long ``worker`` may be silent without a call before it is pinged; 0 is for ever. The first ping after its
-        calls comes sooner: code that goes on after an answer, and sleeps, shows in nothing else."""
+        calls comes sooner, because only a ping shows code that goes on after an answer and sleeps."""
         ping_ns = self._bounds.limits.ping_ns
         return ping_ns if worker.ponged_ns >= worker.used_ns else min(ping_ns, FIRST_PING_NS)
 

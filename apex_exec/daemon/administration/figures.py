@@ -120,7 +120,10 @@ class Figures:
                           hint="`apex-exec plugin list` shows the plugins that exist")
         pids, spec = self._pids(), self._spec(args.id)
         ages = self._supervisor.workers.ages(args.id, now_ns)
-        return {**self._row(found[0], pids, now_ns), "ages": ages, "limits": msgspec.structs.asdict(spec.limits),
+        trial = pool.trial(args.id)
+        return {**self._row(found[0], pids, now_ns), "ages": ages,
+                "trial": trial and {"version": trial[0], "worker": trial[1]},
+                "limits": msgspec.structs.asdict(spec.limits),
                 "network": self._supervisor.metrics.get("rate_limited_total", (args.id, "network"))}
 
     def _in_state(self, state: str, pids: Mapping[str, list[int]], now_ns: int) -> Iterable[str]:

@@ -11,12 +11,13 @@ from apex_exec.config import ADMIN
 OPERATIONS_OF: dict[str, tuple[str, ...]] = {
     "viewer": (
         "ops", "daemon.doctor", "daemon.overview", "daemon.status", "door.token.list", "fleet.owner", "fleet.status",
-        "plugin.find", "plugin.list", "plugin.live", "plugin.show", "keys.list", "market.index", "market.search",
-        "market.show", "market.status", "market.ticket.find", "market.ticket.list", "market.ticket.show"),
+        "plugin.find", "plugin.list", "plugin.live", "plugin.picture", "plugin.show", "keys.list", "market.index",
+        "market.picture", "market.search", "market.show", "market.status", "market.ticket.find", "market.ticket.list",
+        "market.ticket.show"),
     "operator": (
         "audit.events", "audit.read", "audit.verify", "breaker.reset", "daemon.drain", "daemon.reload",
         "daemon.undrain", "fleet.drain", "fleet.rebalance", "plugin.disable", "plugin.enable", "plugin.install",
-        "plugin.logs", "plugin.quarantine", "plugin.release", "plugin.remove", "plugin.restart",
+        "plugin.logs", "plugin.preview", "plugin.quarantine", "plugin.release", "plugin.remove", "plugin.restart",
         "plugin.revokeVersion", "plugin.rollback", "plugin.settings.get", "plugin.settings.set",
         "plugin.settings.unset", "plugin.upgrade", "plugin.verify"),
     "approver": ("plugin.approve", "plugin.deny", "plugin.request", "plugin.revoke"),

@@ -27,6 +27,7 @@ from apex_exec.daemon.fleet.node_socket import NodeEndpoint
 from apex_exec.daemon.sides.side_process import SideProcess
 from apex_exec.fleet.messages import Node, Roster
 from apex_exec.wire import node_messages as said
+from apex_exec.wire.frames import FRAME_BYTES_MAX
 
 if TYPE_CHECKING:
     from apex_exec.core.scheduler.pool import Pool
@@ -44,8 +45,8 @@ MARGIN_NS = 3 * SECOND_NS
 """A new owner waits this much longer than a minute and the longest call: nodes hear of a change a second apart at most,
 and a call may be under way for as long."""
 WARM_MAX = 200
-COUNTS_MAX = 10_000
-"""Requests of the last minute in one message of a hand-over: half a megabyte."""
+LINK_BYTES_MAX = FRAME_BYTES_MAX + 64 * 1024
+"""Of one message of a node: what a worker may answer, and what is around it."""
 _encode = msgspec.msgpack.Encoder().encode
 
 
@@ -72,9 +73,9 @@ def in_parts(windows: dict[str, list[tuple[int, str]]]) -> Iterator[dict[str, li
     part: dict[str, list[tuple[int, str]]] = {}
     size = 0
     for plugin, tries in windows.items():
-        for at in range(0, len(tries), COUNTS_MAX):
-            piece = tries[at:at + COUNTS_MAX]
-            if plugin in part or size + len(piece) > COUNTS_MAX:
+        for at in range(0, len(tries), said.COUNTS_MAX):
+            piece = tries[at:at + said.COUNTS_MAX]
+            if plugin in part or size + len(piece) > said.COUNTS_MAX:
                 yield part
                 part, size = {}, 0
             part[plugin] = piece
@@ -112,7 +113,7 @@ class Fleet:
         self._api = api
         self._warm = warm
         self._running = running
-        self._host_calls = HostCalls(api, self.mark)
+        self._host_calls = HostCalls(api, self.mark, settings.limits.timeout_ms)
         self._nodes: dict[str, Node] = {}
         self._heard = False
         self._begun_ns = 0
@@ -143,22 +144,18 @@ class Fleet:
     # ------------------------------------------------------------------ the roster
     def _roster(self, roster: Roster) -> None:
         """Who may be a member, from now on."""
-        self._heard = True
+        self._heard = self._heard or bool(roster.nodes) or not roster.problem
         nodes = {node.name: node for node in roster.nodes}
         for name, why in roster.refused.items():
             if self.refused.get(name) != why:
-                log.warning("the node %s was not admitted to the fleet: %s", name, why)
+                log.error("this node, %s: %s", name, why) if name == self.name else log.warning(
+                    "the node %s was not admitted to the fleet: %s", name, why)
         if roster.problem and roster.problem != self.problem:
             log.warning("the fleet's members could not be read and stay as they are: %s", roster.problem)
         self.refused, self.problem = dict(roster.refused), roster.problem
         own = nodes.pop(self.name, None)
         if own is not None:
             self.membership.weigh(own.capacity)
-            if self._endpoint.public.decode() not in own.curves:
-                self.refused[self.name] = "another node has this name: its statement has another CURVE key"
-                log.error("another node already has the name %s, since its statement in fleet.book has another CURVE "
-                          "key; set fleet.node",
-                          self.name)
         self._endpoint.admit(roster.nodes, self.name)
         new, gone = self.membership.roster({name: node.capacity for name, node in nodes.items()})
         for name in gone:
@@ -175,7 +172,8 @@ class Fleet:
         for name in new:
             self.links[name] = NodeLink(
                 self._loop, self._endpoint.context, nodes[name], self._endpoint.pair,
-                lost_ms=int(self._settings.fleet.lost_seconds * 1000), on_up=self._link_up, on_down=self._link_down,
+                lost_ms=int(self._settings.fleet.lost_seconds * 1000),
+                bytes_max=LINK_BYTES_MAX, on_up=self._link_up, on_down=self._link_down,
                 on_message=self._link_says)
         self._nodes = nodes
         self._look(time.monotonic_ns())
@@ -298,6 +296,9 @@ class Fleet:
             link.send(said.CONTROL, _encode(said.HandOver(slots=slots, left_ms=-(-left_ns // MS_NS), warm=warm)))
 
     def _taken_over(self, name: str, message: said.HandOver) -> None:
+        if sum(map(len, message.windows.values())) > said.COUNTS_MAX:  # the loop would stand still meanwhile
+            log.warning("the node %s hands over more counts at once than it may; its plugins wait for a minute", name)
+            return
         now_ns = time.monotonic_ns()
         self._follow(now_ns)
         slots = self.membership.slots
@@ -320,7 +321,7 @@ class Fleet:
             self._begun_ns = self._begun_ns or now_ns
             waited = now_ns - self._begun_ns > self._settings.fleet.join_seconds * SECOND_NS
             if waited or (self._heard and self.membership.settled):
-                self._become("serving")
+                self._become("leaving" if self.drained else "serving")
                 self._metrics.health["fleet"] = ""
                 log.info("the node %s serves, with %s", self.name, ", ".join(
                     name for name in sorted(self.membership.serving()) if name != self.name) or "no other")

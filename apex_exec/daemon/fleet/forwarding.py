@@ -32,6 +32,8 @@ _clock_ns = time.monotonic_ns
 GRACE_NS = 2_000 * MS_NS
 """How long after a call's deadline its node may still answer; then it hangs, though its link is alive."""
 NODES_TRIED_MAX = 3
+OF_NODES = frozenset((msg.Invoke, msg.Cancel, msg.HostReply))
+"""What a node may send of its hosts' requests."""
 RESULT_HEAD = b"\xa4type\xa6result\xa2id\xce"
 """How a result begins, after the one byte that says how many fields it has, if its id has 32 bits."""
 ID_AT = 1 + len(RESULT_HEAD)
@@ -74,9 +76,9 @@ class FleetRequests(Requests):
     def serve(self, peer: Peer, frames: list[bytes], request: Any) -> None:
         """As ``Requests.serve``; a host's call of a plugin that another node owns goes there."""
         if type(request) is not msg.Invoke:
-            if peer.node and type(request) is msg.Dispatch:
-                raise WireError(Code.PROTOCOL_ERROR, "a node may forward single calls only; it has to split a "
-                                                     "dispatch into calls itself")
+            if peer.node and type(request) not in OF_NODES:
+                raise WireError(Code.PROTOCOL_ERROR, "a node forwards single calls and what belongs to them; it "
+                                "divides a dispatch itself, and answers everything else itself")
             super().serve(peer, frames, request)
         elif peer.node:
             if not self.fleet.executes:
@@ -211,23 +213,16 @@ class FleetRequests(Requests):
     # ------------------------------------------------------------------ answers
     def answered(self, link: NodeLink, body: bytes) -> None:
         """Takes what the owner has answered."""
-        if body[1:ID_AT] == RESULT_HEAD:  # nearly every answer: only its id is changed
-            number = int.from_bytes(body[ID_AT:ID_AT + 4], "big")
-            out = self._out.get(number)
-            if out is not None and out.run is None and out.node == link.name:
-                del self._out[number]
-                assert out.pending is not None
-                self._replies.send(out.pending, b"".join((
-                    body[:ID_AT - 1], _encode(out.pending.id), body[ID_AT + 4:])))
-                return
         try:
             answer = _decode_answer(body)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
             return  # what answers a cancellation, or nothing that is known: its call has its own end
-        if not isinstance(answer.id, int):
-            return
         number = answer.id
-        if (out := self._out.get(number)) is None or out.node != link.name:
+        if not isinstance(number, int) or (out := self._out.get(number)) is None or out.node != link.name:
+            return
+        if body[1:ID_AT] == RESULT_HEAD and out.pending is not None:  # nearly every answer: only its id is changed
+            del self._out[number]
+            self._replies.send(out.pending, b"".join((body[:ID_AT - 1], _encode(out.pending.id), body[ID_AT + 4:])))
             return
         if type(answer) is msg.Error and answer.code == Code.SHUTTING_DOWN and not answer.started:
             now_ns = _clock_ns()

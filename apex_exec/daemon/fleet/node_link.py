@@ -43,21 +43,25 @@ Sent = Literal["sent", "full", "down"]
 
 class NodeLink:
     """``pair`` is this node's own CURVE pair. ``on_up(link)`` is called when the handshake is done, ``on_down(link,
-    refused)`` when the link has ended (``lost_ms`` after the node's last sign of life at the latest),
-    ``on_message(link, frames, body)`` for what the node says."""
+    refused)`` when the link has ended (``lost_ms`` after the node's last sign of life at the latest, and at once if it
+    sends more than ``bytes_max`` in one message), ``on_message(link, frames, body)`` for what the node says."""
 
     def __init__(self, loop: Loop, context: zmq.Context[Any], node: Node, pair: tuple[bytes, bytes], *,
-                 lost_ms: int, on_up: Callable[[NodeLink], None], on_down: Callable[[NodeLink, bool], None],
+                 lost_ms: int, bytes_max: int, on_up: Callable[[NodeLink], None],
+                 on_down: Callable[[NodeLink, bool], None],
                  on_message: Callable[[NodeLink, list[bytes], bytes], None]) -> None:
         self.name = node.name
         self.node = node
         self.up = False
+        self.lives = 0
+        """How many connections there have been: what one of them has asked for, the next may not get."""
         self.due_ns = 0
         """When it is to be opened again, while it is closed."""
         self._loop = loop
         self._context = context
         self._pair = pair
         self._lost_ms = lost_ms
+        self._bytes_max = bytes_max
         self._on_up = on_up
         self._on_down = on_down
         self._on_message = on_message
@@ -80,12 +84,14 @@ class NodeLink:
         for option, value in ((zmq.LINGER, 0), (zmq.IMMEDIATE, 1), (zmq.RECONNECT_IVL, -1),
                               (zmq.CONNECT_TIMEOUT, CONNECT_MS_MAX), (zmq.HANDSHAKE_IVL, CONNECT_MS_MAX),
                               (zmq.HEARTBEAT_IVL, self._lost_ms // 3), (zmq.HEARTBEAT_TIMEOUT, self._lost_ms),
-                              (zmq.SNDHWM, UNSENT_MAX), (zmq.RCVHWM, UNSENT_MAX)):
+                              (zmq.SNDHWM, UNSENT_MAX), (zmq.RCVHWM, UNSENT_MAX),
+                              (zmq.MAXMSGSIZE, self._bytes_max)):
             socket.setsockopt(option, value)
         socket.setsockopt(zmq.CURVE_SERVERKEY, self.node.curves[self._tries % len(self.node.curves)].encode())
         socket.setsockopt(zmq.CURVE_PUBLICKEY, self._pair[0])
         socket.setsockopt(zmq.CURVE_SECRETKEY, self._pair[1])
         self._tries += 1
+        self.lives += 1
         self._monitor = socket.get_monitor_socket(_EVENTS)
         self._send = super(zmq.Socket, socket).send  # less Python a frame
         self._fds = [int(socket.getsockopt(zmq.FD)), int(self._monitor.getsockopt(zmq.FD))]

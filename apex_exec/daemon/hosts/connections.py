@@ -1,7 +1,7 @@
-"""What a connection is to the daemon, whichever transport carries it: a peer, and who serves many of them.
+"""What every transport is to the daemon: peers, and the object that serves all peers of one endpoint.
 
-A transport meets the rest in three events: a message came, a connection has ended, something went wrong. What is sent
-goes to ``peer.connections``.
+A transport reports three events: a message came, a connection has ended, something went wrong. To send a message, the
+daemon calls ``peer.connections``.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Literal, Protocol
 if TYPE_CHECKING:
     from apex_exec.executor.loop import Loop
 
-FRAMES_MAX = 16
-"""Frames of one message; REQ sends two."""
+FRAMES_MAX = 15
+"""Frames before the body of one message; REQ sends one."""
 WAITING_BYTES_MAX = 32 * 1024 * 1024
 WAITING_MESSAGES_MAX = 10_000
-"""Replies held for a peer that reads slowly. Above either, the connection is dropped."""
+"""How much is kept for a peer that reads slowly. Above either bound the connection is dropped."""
 REFUSED_FACTOR = 4
 """Up to this many times ``host.max_message_bytes`` a message gets an answer (PAYLOAD_TOO_LARGE); beyond, the connection
 is dropped."""
@@ -26,10 +26,11 @@ UCRED = struct.Struct("iII")
 
 
 class Peer:
-    """One connection of ``connections``, which is also where replies to it are sent.
+    """One connection. Replies to it are given to ``connections``, which serves it.
 
-    ``pending`` maps the ids of its requests without a reply to their calls. ``foreign``: it has chosen a routing id of
-    its own, which PROTOCOL.md does not allow. ``node`` names the fleet's node that this is; "" of a host.
+    ``pending`` maps the ids of its requests without a reply to their calls. ``foreign`` says that it has chosen a
+    routing id of its own, which the protocol does not allow. ``node`` is the name of the peer if it is another node of
+    the fleet; "" if it is a host.
     """
 
     __slots__ = ("connections", "fd", "foreign", "gone", "host", "node", "pending")
@@ -45,8 +46,8 @@ class Peer:
 
 
 Trouble = Literal["unroutable", "too_many_connections", "held_too_much", "unread"]
-"""What ``broken`` tells of: a connection broke the transport's rules or could not be routed to; was one too many; was
-dropped since all together held too much; replies that nobody will read."""
+"""What ``broken`` reports: a connection broke the transport's rules or could not be routed to; a connection was one too
+many; a connection was dropped because all together held too much; replies were dropped that nobody will read."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,7 @@ class Connections(Protocol):
     """All connections of one endpoint. Nothing here blocks."""
 
     def __len__(self) -> int:
-        """How many there are."""
+        """How many connections there are."""
 
     @property
     def unread(self) -> object:
@@ -80,7 +81,8 @@ class Connections(Protocol):
         """Takes a bounded number of messages; True if more may be waiting."""
 
     def reply(self, peer: Peer, frames: list[bytes], body: bytes) -> None:
-        """Sends one message, keeps it while the peer reads slowly, drops it if the peer is gone."""
+        """Sends one message, at once or with the next ``flush``. It is kept while the peer reads slowly, and dropped if
+        the peer is gone."""
 
     def flush(self) -> None:
         """Hands what was queued in this round to the kernel."""
@@ -89,7 +91,7 @@ class Connections(Protocol):
         """Ends the connection of ``peer``; replies that wait for it are lost and counted."""
 
     def close(self) -> None:
-        """Ends all of them."""
+        """Ends all connections."""
 
 
 Open = Callable[["Loop", Events], Connections]

@@ -1,4 +1,5 @@
-"""The endpoint that hosts call: frames in, one decode, requests out; errors that need no core are answered here."""
+"""The endpoint that hosts call: decodes each message once and hands the request on. Answers errors that need no core.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +22,7 @@ _encode = msgspec.msgpack.Encoder().encode
 
 
 class HostSocket:
-    """One endpoint that is spoken to in protocol 1. Its connections, ``peers``, are not bound yet."""
+    """One endpoint for protocol 1. Its connections, ``peers``, are not bound yet."""
 
     def __init__(self, loop: Loop, open_: Open, requests: Requests, *, bytes_max: int, metrics: Metrics,
                  logs: Logs) -> None:
@@ -54,7 +55,7 @@ class HostSocket:
             self._failed(peer, frames, request, error)
 
     def _failed(self, peer: Peer, frames: list[bytes], request: Any, error: Exception) -> None:
-        """A bug of ours costs this request, and not everybody's."""
+        """A bug of ours: this request is answered INTERNAL, and all others go on."""
         id_ = getattr(request, "id", None)
         self._logs.bug("a request failed", error)
         self._requests.abandon(peer, id_)
@@ -68,7 +69,8 @@ class HostSocket:
             self._metrics.inc("protocol_anomalies_total", (trouble,), count)
 
     def _refuse(self, peer: Peer, frames: list[bytes], id_: int | str | None, error: WireError) -> None:
-        """Answers with ``error``; a duplicate's own id is null, since the first holder's reply is still to come."""
+        """Answers with ``error``. The answer to a duplicate has null for its id, since the reply to the first request
+        with that id is still to come."""
         if error.code is Code.DUPLICATE_ID:
             id_ = None
         peer.connections.reply(peer, frames, _encode(msg.Error(

@@ -1,4 +1,4 @@
-"""What is pending: every request that was taken and has no reply yet, from its number to where its answer goes."""
+"""The requests that were taken and have no reply yet: the number of each one's call, and where its reply goes."""
 
 from __future__ import annotations
 
@@ -13,15 +13,16 @@ from apex_exec.errors import Code, WireError
 from apex_exec.executor.outcome import Settled
 
 LARGE_BYTES_MAX = 256 * 1024 * 1024
-"""Of all large requests without a reply; above, another is OVERLOADED. The number of small ones has its own bounds."""
+"""How many bytes all large requests without a reply may have; one more is OVERLOADED. Small ones are bounded by number.
+"""
 
 Watcher = Callable[[Verdict, Settled, list[Any]], None]
-"""``watcher(verdict, outcome, effects)`` gets what one of the daemon's own calls has come to. Secrets are out of
-``outcome``, and not of ``verdict``; ``effects`` are those that a host would get."""
+"""``watcher(verdict, outcome, effects)`` gets the outcome of one of the daemon's own calls. Secrets are removed from
+``outcome``, but not from ``verdict``; ``effects`` are those that a host would get."""
 
 
 class Pending(msgspec.Struct, gc=False):
-    """One request without its reply: where the answer goes. ``frames`` stood between routing id and body."""
+    """One request that waits for its reply, and where that goes. ``frames`` stood between routing id and body."""
 
     peer: Peer
     frames: list[bytes]
@@ -33,16 +34,16 @@ class PendingTable:
 
     def __init__(self) -> None:
         self.calls: dict[int, Pending] = {}
-        """Invocations of hosts. What a dispatch has under way is in ``dispatch_runs``."""
+        """Invocations of hosts. The calls of a dispatch are in ``dispatch_runs``."""
         self.traces: dict[int, str] = {}
         """The traceparent of those calls that came with one."""
         self.watched: dict[int, Watcher] = {}
-        """Calls of the daemon's own, with what is called instead of a host."""
+        """The daemon's own calls, each with the function that gets the outcome in place of a host."""
         self.next_call = 1
         self.large_bytes = 0
         """How many bytes of large requests are held."""
         self.large: dict[tuple[bytes, int | str], int] = {}
-        """The large ones: connection and id → bytes held until the reply."""
+        """The large requests: connection and id → bytes held until the reply."""
 
     def number(self) -> int:
         """A number for a new call of the core, never used before."""
@@ -51,7 +52,7 @@ class PendingTable:
         return call
 
     def hold(self, peer: Peer, id_: int | str, size: int) -> None:
-        """Counts the bytes of a large request until ``free``. Raises WireError if all together would be too many."""
+        """Counts the bytes of a large request until ``free``. Raises WireError if there would be too many in all."""
         if self.large_bytes + size > LARGE_BYTES_MAX:
             raise WireError(Code.OVERLOADED, "the large requests that are pending have reached the limit of bytes; "
                                              "try again when some are answered")

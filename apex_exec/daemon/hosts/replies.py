@@ -1,4 +1,4 @@
-"""The one reply to each request: sent as soon as the records before it are as durable as the ledger is asked to be."""
+"""The one reply to each request: sent as soon as the records before it are as durable as ``audit.durability`` asks."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _clock_ns = time.monotonic_ns
 
 
 class Replies:
-    """Sends them. ``last_record`` is the index of the latest record of an execution, -1 before the first."""
+    """Sends replies. ``last_record`` is the index of the latest record of an execution, -1 before the first."""
 
     def __init__(self, table: PendingTable, audit: Trail) -> None:
         self.last_record = -1
@@ -29,15 +29,15 @@ class Replies:
         self._audit = audit
 
     def finish(self, pending: Pending, body: bytes, unrecorded: bool = False) -> None:
-        """Sends ``body``, at once or when the latest record is durable. What is ``unrecorded``, since nothing of it was
-        run, need not wait."""
+        """Sends ``body``, at once or when the latest record is durable. If the request is ``unrecorded``, because
+        nothing was run for it, its reply need not wait."""
         audit = self._audit
         if ((audit.strict or _clock_ns() > audit.fine_until_ns) and self.last_record >= 0 and not unrecorded
                 and not audit.durable(self.last_record)):
             audit.when_durable(self.last_record, partial(self.send, pending, body),
                                partial(self.send, pending, _without_record(pending)))
             return
-        peer = pending.peer  # as ``send``, without its call: every reply passes here
+        peer = pending.peer  # the same as ``send``, written out, since every reply passes here
         peer.pending.pop(pending.id, None)
         if self._large:
             self._table.free(peer, pending.id)

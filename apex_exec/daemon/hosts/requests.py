@@ -1,7 +1,8 @@
-"""What hosts ask for: each request is admitted or refused, and what is admitted becomes calls of the core.
+"""What hosts ask for: each request is admitted or refused, and an admitted request becomes one or more calls of the
+core.
 
-A request that is refused before the core hears of it raises WireError; the host socket answers that. What becomes of
-the calls is in ``verdicts.py``. No sockets in here.
+A request that is refused before the core has seen it raises WireError, which the host socket answers. ``verdicts.py``
+handles the outcome of the calls. Nothing in here touches a socket.
 """
 
 from __future__ import annotations
@@ -32,12 +33,12 @@ if TYPE_CHECKING:
 _encode = msgspec.msgpack.Encoder().encode
 _clock_ns = time.monotonic_ns
 CANCEL_NS_MAX = 1_000_000
-"""How long one round of the loop cancels what ended connections have left: a host that left with 10,000 calls pending
-held everybody up for 200 ms when they were cancelled at once. A dispatch is one, however many plugins it went to."""
+"""How long one turn of the loop cancels calls that ended connections have left. When 10,000 calls of a host that had
+left were cancelled at once, everybody waited for 200 ms. A dispatch counts as one, however many plugins it went to."""
 LARGE_BYTES = 4096
-"""Smaller requests are not counted: pool.in_flight of them are 80 MiB."""
+"""Only larger requests count towards the bound of bytes: as many smaller ones as pool.in_flight allows are 80 MiB."""
 DISPATCH_WEIGHT = 8
-"""A dispatch is decoded, so it is held as objects: up to this many times its bytes, and more in bad cases."""
+"""A dispatch is held decoded, as objects, which take about this many times its bytes, and more in bad cases."""
 _NO_USAGE = msg.Usage()
 
 
@@ -50,9 +51,9 @@ class Requests:
                  tenants: Tenants) -> None:
         self.per_host = per_host
         self.draining = ""
-        """Why no new work is taken; "" if it is."""
+        """Why no new work is taken; "" if new work is taken."""
         self.administer: Callable[[Peer, list[bytes], msg.Admin], None] | None = None
-        """Serves the operations that hosts may ask for."""
+        """Serves the administrative operations that hosts may ask for; None if there are none."""
         self.left: deque[list[int]] = deque()
         """Calls whose connection has ended, per connection."""
         self._pool = pool
@@ -110,7 +111,7 @@ class Requests:
                                                  "endpoint")
 
     def serve_large(self, peer: Peer, frames: list[bytes], request: Any, size: int) -> None:
-        """``serve`` of a message of more than LARGE_BYTES: what is held of such has a bound in all."""
+        """``serve`` for a message of more than LARGE_BYTES: there is a bound on the bytes of all such messages."""
         if type(request) is msg.Dispatch:
             size *= DISPATCH_WEIGHT
         elif type(request) is not msg.Invoke:
@@ -188,7 +189,7 @@ class Requests:
                        now_ns)
 
     def _refuse(self, peer: Peer, frames: list[bytes], request: msg.Invoke, refusal: Refusal) -> None:
-        """The short way out for a call that is not admitted: under a flood it is nearly all that the loop does."""
+        """Answers a call that is not admitted, without the core: under a flood the loop does little else."""
         code, message, details = refusal
         self._metrics.refused(request.plugin, request.action, code)
         peer.connections.reply(peer, frames, _encode(msg.Error(
@@ -210,7 +211,7 @@ class Requests:
 
     # ------------------------------------------------------------------ ends
     def cancel(self, call: int) -> None:
-        """Ends a pending request as its caller wishes; one that has its reply is left alone."""
+        """Cancels a pending request; does nothing if it has its reply."""
         now_ns = time.monotonic_ns()
         if call in self._dispatches:
             self._dispatches.cancel(call, now_ns)
@@ -221,7 +222,7 @@ class Requests:
     def cancel_left(self) -> bool:
         """Cancels some of the calls that ended connections have left; True if there are more.
 
-        The latest first: nothing then begins in the place of what was cancelled before it.
+        The latest call of a connection comes first, so that no queued call of it begins in place of a cancelled one.
         """
         left = self.left
         until_ns = _clock_ns() + CANCEL_NS_MAX
@@ -235,19 +236,21 @@ class Requests:
                 return True
 
     def abandon(self, peer: Peer, id_: int | str | None) -> None:
-        """Forgets a request whose handling failed: a verdict that still comes for it is ignored."""
+        """Forgets a request that the daemon failed to handle: a verdict that still comes for it is ignored."""
         if id_ is not None and (call := peer.pending.pop(id_, None)) is not None:
             self._calls.pop(call, None)
             self._table.free(peer, id_)
 
     def peer_gone(self, peer: Peer) -> None:
-        """A connection ended: what it had pending is to be cancelled (``cancel_left``), what it provided is gone."""
+        """A connection ended: its pending calls will be cancelled (``cancel_left``), and it provides no host method any
+        more."""
         if peer.pending:
             self.left.append(list(peer.pending.values()))
         self._api.peer_gone(peer)
 
     def end(self) -> None:
-        """The daemon ends: every request without a reply gets one. For all we know, what is left here has begun."""
+        """The daemon ends: every request without a reply gets one. We must assume that the calls left here have begun.
+        """
         for call in self._dispatches.pending():
             self._dispatches.cancel(call, _clock_ns())
         for pending in list(self._calls.values()):

@@ -1,16 +1,16 @@
 """A ROUTER on a unix socket without libzmq: the connections of hosts on this machine, served by the loop itself.
 
-Why not libzmq here: it hands every message through an I/O thread, twice a call, and those two wake-ups are most of
-what a quiet call waits for; its queues hide a peer that does not read or has left. Here a connection is an fd of the
-loop: its end is seen at once, its peer's uid is the kernel's word, what waits for it is counted in bytes. The protocol
-is the same (``wire/zmtp_router.py``), so hosts go on using libzmq; ``tcp://`` with CURVE stays with libzmq
-(``zmq_peers.py``), behind the same interface.
+We do not use libzmq here for two reasons. It hands every message to an I/O thread, twice for each call, and these two
+wake-ups are most of the time of a call on an idle daemon. And its queues hide a peer that does not read or has left.
+Here a connection is a file descriptor of the loop: its end is seen at once, the kernel says which uid its peer has, and
+the bytes that wait for it are counted. The protocol is the same (``wire/zmtp_router.py``), so hosts go on using libzmq;
+``tcp://`` with CURVE stays with libzmq (``zmq_peers.py``), behind the same interface.
 
-Each connection gets one bounded read and a bounded number of messages in its turn, and all together a few milliseconds
-before workers and deadlines are looked at again.
+Each connection gets one bounded read and a bounded number of messages in its turn, and all connections together get a
+few milliseconds before workers and deadlines are looked at again.
 
-Connections are registered edge-triggered and read in ``receive``, so that a supervisor that holds its hosts (audit
-late) does not spin on what they sent.
+Connections are registered edge-triggered and read in ``receive``. So a supervisor that leaves requests unread, because
+the ledger is late, does not spin on what hosts have sent.
 """
 
 from __future__ import annotations
@@ -40,30 +40,32 @@ if TYPE_CHECKING:
     from apex_exec.executor.loop import Loop
 
 READ_BYTES = 32_768
-"""One read of one connection before the others, workers and timers get their turn; more only for a larger frame."""
+"""How much is read of one connection before other connections, workers and timers have their turn; more only to
+complete a larger frame."""
 READ_BYTES_SHARED = 4096
-"""The same if others send too, about a dozen calls: beside a flood another host's p99 was 4.5 ms with it, 5.8 with
-8 KiB. Smaller reads cost calls per second."""
+"""The same if other connections send too; this is about a dozen calls. Beside a flood another host's p99 was 4.5 ms
+with this value, and 5.8 ms with 8 KiB. Smaller reads cost calls per second."""
 SHARED_NS = 100_000_000
 """How long after a change of turn between two connections both count as sending."""
 RECEIVE_NS_MAX = 5_000_000
-"""How long ready connections are read in one round of the loop; the others come first in the next."""
+"""How long ready connections are read in one turn of the loop; those that are left come first in the next turn."""
 CONNECTIONS_MAX = 1024
-"""Hosts at once; one more is accepted and closed. Far above what a platform's processes need. No more than half of them
-are of one uid, so that no local user, with ``host.socket_group``, takes them all."""
+"""How many hosts may be connected at once; one more is accepted and closed. This is far above what a platform's
+processes need. At most half of them may be of one uid, so that no local user that ``host.socket_group`` lets in takes
+them all."""
 UNFINISHED_BYTES_MAX = 128 * 1024 * 1024
-"""Of all messages that have begun to arrive. One alone is bounded first, by the largest message."""
+"""The bytes of all messages that have begun to arrive. One message alone is bounded first, by the largest message."""
 UNREAD_BYTES_MAX = 256 * 1024 * 1024
-"""Of all replies that wait for peers that do not read. One peer alone is bounded first, by WAITING_BYTES_MAX."""
+"""The bytes of all replies that wait for peers that do not read. One peer is bounded first, by WAITING_BYTES_MAX."""
 HANDSHAKE_SECONDS_MAX = 10.0
-"""A connection that has not said READY by then is closed (looked at as often)."""
+"""A connection that has not sent READY after this time is closed, at the next of the looks that come as often."""
 ACCEPT_PAUSE_SECONDS = 0.5
-"""How long no connection is accepted after one could not be (EMFILE)."""
+"""How long no connection is accepted after accepting one has failed (EMFILE)."""
 BACKLOG = 256
 SO_PEERGROUPS = 59
 """Linux 4.13: the supplementary groups of the peer, noted with SO_PEERCRED. Python has no name for it."""
 GROUPS_MAX = 256
-"""What Python's ``getsockopt`` can return. Of a peer with more of them the primary group alone counts."""
+"""How many groups Python's ``getsockopt`` can return. If a peer has more, only its primary group counts."""
 GID = struct.Struct("I")
 _OUT = select.EPOLLOUT
 _NEWS = ~select.EPOLLOUT
@@ -72,9 +74,9 @@ _EDGE = select.EPOLLIN | select.EPOLLOUT | select.EPOLLRDHUP | select.EPOLLET
 
 
 class StreamPeer(Peer):
-    """One connection and what waits for it. ``out`` is encoded; ``blocked`` until the kernel takes more of it (then it
-    is not empty); ``ended`` once the peer writes no more, and is read to its end; ``queued`` while it waits to be read;
-    ``unfinished`` while a message of it has begun to arrive."""
+    """One connection. ``out`` has the encoded bytes that wait to be sent. The connection is ``blocked`` until the
+    kernel takes more of them; ``ended`` once the peer writes no more (it is then read to its end); ``queued`` while it
+    waits to be read; ``unfinished`` while one of its messages has arrived in part."""
 
     __slots__ = ("blocked", "born_ns", "ended", "out", "queued", "replies", "session", "socket", "uid", "unfinished")
 
@@ -110,9 +112,9 @@ class StreamPeers:
         self._unfinished = ConnectionQuota[StreamPeer](UNFINISHED_BYTES_MAX, self._overfull)
         self._unread = ConnectionQuota[StreamPeer](UNREAD_BYTES_MAX, self._overfull)
         self.unread: deque[StreamPeer] = deque()
-        """The connections that have sent something which ``receive`` has not read."""
+        """The connections that have something for ``receive`` to read."""
         self.unsent: list[StreamPeer] = []
-        """The connections that ``flush`` has something to send to."""
+        """The connections for which ``flush`` has something to send."""
         self._numbers = 0
         self._paused = False
         loop.every(HANDSHAKE_SECONDS_MAX, self._sweep)
@@ -193,7 +195,7 @@ class StreamPeers:
 
     # ------------------------------------------------------------------ receiving
     def receive(self) -> bool:
-        """Reads each connection that has something, once, for RECEIVE_NS_MAX; True if more may be waiting."""
+        """Reads each connection that has something to read once, for RECEIVE_NS_MAX in all. True if more may wait."""
         unread = self.unread
         until_ns = 0
         for count in range(len(unread)):
@@ -201,7 +203,7 @@ class StreamPeers:
             peer.queued = False
             if not peer.gone:
                 self._read(peer)
-            if count & 3 == 3:  # few are ready as a rule; then no clock is read
+            if count & 3 == 3:  # usually fewer connections are ready, and the clock is not read at all
                 now_ns = time.monotonic_ns()
                 until_ns = until_ns or now_ns + RECEIVE_NS_MAX
                 if now_ns > until_ns:
@@ -241,25 +243,25 @@ class StreamPeers:
             session.answers.clear()
             if peer.gone:
                 return
-        if more or session.more:  # edge-triggered: what is still there gives no further event
+        if more or session.more:  # edge-triggered: epoll reports no event for what is still there
             peer.queued = True
             self.unread.append(peer)
         if session.unfinished_bytes or peer.unfinished:
-            if messages and peer.unfinished:  # another message than before: it begins to hold now
+            if messages and peer.unfinished:  # this is another message than before, which holds bytes from now on
                 self._unfinished.note(peer, 0)
             peer.unfinished = session.unfinished_bytes > 0
             self._unfinished.note(peer, session.unfinished_bytes)
         peer.foreign = bool(session.identity)
         handle = self._events.message
         for frames, body in messages:
-            if peer.gone:  # dropped while this batch was answered: what it still wanted has nobody to go to
+            if peer.gone:  # dropped while this batch was answered: the rest would have nobody to answer
                 return
             handle(peer, frames, body)
 
     # ------------------------------------------------------------------ sending
     def reply(self, peer: Any, frames: list[bytes], body: bytes) -> None:
-        """Queues one reply for ``flush``; drops it if the peer is gone, and drops the peer if too much waits. ``peer``
-        is a StreamPeer; every reply passes here, so that is not asserted."""
+        """Queues one reply for ``flush``. Drops the reply if the peer is gone, and drops the peer if too much waits for
+        it. ``peer`` is a StreamPeer; every reply passes here, so that is not asserted."""
         if peer.gone:
             self._events.broken("unread", 1)
             return
@@ -283,11 +285,11 @@ class StreamPeers:
         peer.out += data
         if peer.blocked:
             self._unread.note(peer, len(peer.out))
-        if len(peer.out) > WAITING_BYTES_MAX:  # it sends PINGs and reads no PONG
+        if len(peer.out) > WAITING_BYTES_MAX:  # the peer sends PINGs and does not read the PONGs
             self.drop(peer)
 
     def flush(self) -> None:
-        """Writes what is queued, one system call a connection."""
+        """Writes what is queued, with one system call for each connection."""
         unsent, self.unsent = self.unsent, []
         for peer in unsent:
             self._write(peer)
@@ -318,7 +320,7 @@ class StreamPeers:
         self._forget(peer)
 
     def _overfull(self, peer: StreamPeer) -> None:
-        """All connections together hold too much, and ``peer`` is the one to go."""
+        """All connections together hold too much, and ``peer`` is the one that is closed."""
         self._events.broken("held_too_much", 1)
         self._forget(peer)
 
@@ -348,7 +350,7 @@ class StreamPeers:
         return _identity(peer.socket)
 
     def close(self) -> None:
-        """Sends what the kernel takes at once and ends every connection; the socket's file is left to its folder."""
+        """Sends what the kernel takes at once, and ends every connection. The socket's file stays in its folder."""
         self.flush()
         self._unlisten()
         for peer in list(self._peers):

@@ -1,4 +1,5 @@
-"""What becomes of a verdict: its result is checked, the call is counted and recorded, and its request is answered."""
+"""What happens after a verdict: the result is checked, the call is counted and recorded, and the request is answered.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +36,7 @@ _clock_ns = time.monotonic_ns
 
 class Verdicts:
     """``used(worker, call, run_ns)`` returns what a call has used. ``failed(duty, error, plugin)`` is the guard's; it
-    is called if a result was checked elsewhere and could then not be delivered."""
+    is called if a result that was checked in another process could then not be delivered."""
 
     def __init__(self, pool: Pool, table: PendingTable, replies: Replies, dispatches: DispatchRuns, *,
                  used: Callable[[int, int, int], Used], audit: Trail, api: ApiCalls, checks: Checks, places: Places,
@@ -59,17 +60,17 @@ class Verdicts:
         self._redactors = plugin_settings.redactors
 
     def watch(self, call: int, settled: Watcher) -> None:
-        """Has ``settled`` called with what ``call``, which is one of the daemon's own and not a host's, has come to."""
+        """Has ``settled`` called with the outcome of ``call``, which is the daemon's own call and not a host's."""
         self._table.watched[call] = settled
 
     def _memory_mb_max(self, verdict: Verdict) -> float:
-        """What a sample must show for a MemoryError to be more than the hook's own word."""
+        """The memory that a sample must show for a MemoryError to be more than the hook's own claim."""
         spec = self._pool.spec_of(verdict.plugin, verdict.worker)
         return spec.limits.memory_mb if spec is not None else 0.0
 
     def rendering(self, verdict: Verdict) -> hooks.Rendering:
-        """What the code that ``verdict`` is of may render now: with the grants that are in force when the widgets go
-        out, which are its own version's."""
+        """What the result of ``verdict`` may render: by the permissions that are in force now, when the widgets go out,
+        of the version that has run."""
         if verdict.hook not in RENDERING:
             return hooks.ANYTHING
         spec = self._pool.spec_of(verdict.plugin, verdict.worker)
@@ -79,7 +80,7 @@ class Verdicts:
         return hooks.Rendering(denied, self._api.components)
 
     def untold(self, verdict: Verdict) -> None:
-        """The verdict could not be delivered: its request is answered INTERNAL, if it has not been answered yet."""
+        """The verdict could not be delivered: answers its request INTERNAL, if that has not been answered yet."""
         self._traces.pop(verdict.call, None)
         pending = self._calls.pop(verdict.call, None)
         if pending is None:
@@ -90,8 +91,9 @@ class Verdicts:
             action=verdict.hook)))
 
     def verdict(self, verdict: Verdict) -> None:
-        """The core has decided: has a result that takes long checked elsewhere, then counts, records and answers."""
-        # Of replies that came together the first has the CPU time.
+        """The core has decided. Has a result that takes long to check checked in another process, and then counts,
+        records and answers."""
+        # If several replies came together, the first of them is given the CPU time of all.
         used = self._used(verdict.worker, verdict.call, verdict.run_ns)
         body, code = verdict.body, verdict.code
         memory_mb_max = 0.0
@@ -115,25 +117,25 @@ class Verdicts:
         try:
             outcome = settle(verdict, used.memory_mb, used.throttled_ns, memory_mb_max, None,
                              hooks.ANYTHING if verdict.hook not in RENDERING else self.rendering(verdict))
-        except Exception as error:  # a bug of ours at what a worker said: its caller still gets the one reply
+        except Exception as error:  # a bug of ours, perhaps by something a worker sent: the caller still gets a reply
             self._logs.bug("a result could not be judged", error)
             outcome = Settled(Code.INTERNAL, "the daemon failed at this result; its log says how", {}, msg.Usage())
         self._conclude(verdict, outcome, used)
 
     def _leaked(self, verdict: Verdict, body: inner.Reply) -> str:
-        """The name of a secret that stands in a result as it is; "" if none does."""
+        """The name of a secret setting that the result contains in plain text; "" if it contains none."""
         spec = self._pool.spec_of(verdict.plugin, verdict.worker)
         return "" if spec is None else self._plugin_settings.leaked(spec, verdict.user_id, bytes(body.result))
 
     def _without_secrets(self, verdict: Verdict, outcome: Settled) -> None:
-        """Takes the plugin's secrets out of what is said of a failure, to the host and in logs."""
+        """Takes the plugin's secrets out of the message and details of a failure, for the host and for the logs."""
         redactor = self._redactors[verdict.plugin]
         outcome.message = redactor.redacted(outcome.message)
         outcome.details = {key: redactor.redacted(value) if isinstance(value, str) else value
                            for key, value in outcome.details.items()}
 
     def _check_elsewhere(self, verdict: Verdict, result: bytes, used: Used) -> None:
-        """Has a result that takes long checked outside the loop; the verdict is concluded when that is done."""
+        """Has a result that takes long to check checked outside the loop; the verdict is concluded after that."""
         def checked(code: str, message: str, details: dict[str, Any], cpu_ns: int) -> None:
             used.host_ns += cpu_ns
             try:
@@ -147,8 +149,8 @@ class Verdicts:
 
     def _locate_elsewhere(self, verdict: Verdict, body: inner.Raised, used: Used, memory_mb_max: float) -> bool:
         """Has the places of a traceback found outside the loop, if the plugin's bundle has source maps; the verdict is
-        concluded when that is done. False if there is nothing to find, or if the call is the daemon's own: its verdict
-        is heard at once, and the registrar finds the places."""
+        concluded after that. False if there is nothing to find, or if the call is the daemon's own: then the verdict is
+        concluded at once, and the registrar finds the places."""
         spec = self._pool.spec_of(verdict.plugin, verdict.worker)
         if spec is None or verdict.call in self._table.watched:
             return False
@@ -165,7 +167,8 @@ class Verdicts:
         return self._places.submit(spec, body.traceback, located, _clock_ns())
 
     def _tell_failure(self, verdict: Verdict, outcome: Settled) -> None:
-        """Counts a call that failed by its plugin's fault, and writes it to both logs, with its traceback."""
+        """Counts a call that failed by its plugin's fault, and writes the failure with its traceback to the daemon's
+        log and the plugin's log."""
         now_ns, plugin = _clock_ns(), verdict.plugin
         self._metrics.failure(plugin, outcome.code, now_ns)
         logs = self._logs

@@ -1,13 +1,15 @@
-"""The supervisor's end of the ledger: records in, one frame a few milliseconds, and what is durable out.
+"""The supervisor's end of the ledger: takes records, sends them in a frame every few milliseconds, and says which are
+durable.
 
-``execution`` and ``record`` only keep what they are given. ``flush`` (once a loop turn) makes one frame of what has
-gathered and hands it to the ledger process; until the ledger has said that a batch is committed, the batch is kept and
-is sent again to the next ledger process if this one dies. Batches are numbered, so that each is stored once.
+``execution`` and ``record`` only keep what they are given. ``duty`` makes one frame of what has gathered and hands it
+to the ledger process. Until the ledger has reported that a batch is committed, the batch is kept, and it is sent again
+to the next ledger process if this one dies. Batches are numbered, so that each is stored once.
 
 If the oldest uncommitted record gets older than LATE_NS, replies wait for their records and admission stops: for
-HOLD_NS the loop takes no requests (most stalls are shorter), after that each is answered AUDIT_UNAVAILABLE at once.
-The same happens if the ledger says that it fails, or is not there; then what was admitted and has not begun does not
-begin either (``on_refused``, ``on_admitted``). All of it ends by itself.
+HOLD_NS the loop leaves requests unread (most stalls are shorter), and after that each request is answered
+AUDIT_UNAVAILABLE at once. Requests are also answered so if the ledger reports that it fails, or does not run; then
+calls that were admitted and have not begun do not begin either (``on_refused``, ``on_admitted``). Admission begins
+again by itself.
 """
 
 from __future__ import annotations
@@ -34,17 +36,20 @@ from apex_exec.ledger.records import AuditRecord, Execution, encode_line, execut
 LATE_NS = 50 * MS_NS
 HOLD_NS = 250 * MS_NS
 DOWN_NS = 1_000 * MS_NS
-"""A ledger process that is restarted is back within half of this, and no call loses its turn for that."""
+"""For this long after the ledger process has ended, admitted calls are not refused. Half of it is enough for a restart.
+"""
 GATHER_NS = 2 * MS_NS
-"""How long the first record of a frame waits for others (group): 500 frames a second at most, instead of one a turn.
-At 64 KiB a record, what gathers meanwhile is far below the link's bound of a frame."""
+"""How long the first record of a frame waits for others (with ``audit.durability`` ``group``): there are 500 frames a
+second at most, instead of one in each turn. Even at 64 KiB for each record, what gathers in this time is far below the
+link's bound of a frame."""
 PENDING_BYTES_MAX = 32 * 1024 * 1024
-"""Uncommitted bytes kept here (below the side process's own bound); full stops admission."""
+"""How many uncommitted bytes are kept here (below the side process's own bound); if they are more, admission stops."""
 TRACEPARENT_CHARS_MAX = 128
 WEIGHT_BYTES = 2048
-"""This many bytes of a line cost the ledger process about as much again as any record does."""
+"""For each this many bytes, a record costs the ledger process about as much again as a short record."""
 RESTART_MAX_NS = 500 * MS_NS
-"""Nothing is admitted without a ledger: one that keeps dying is started again sooner than other side processes."""
+"""The longest backoff of a ledger that keeps dying. It is shorter than that of other side processes, since nothing is
+admitted without a ledger."""
 _wall_ns = time.time_ns
 _clock_ns = time.monotonic_ns
 _encode = msgspec.msgpack.Encoder().encode
@@ -53,7 +58,7 @@ _plugin_of = itemgetter(2)
 
 
 class Gauges(Protocol):
-    """What it needs of the daemon's metrics."""
+    """What the audit trail needs of the daemon's metrics."""
 
     health: dict[str, str]
 
@@ -65,7 +70,7 @@ class Gauges(Protocol):
 
 
 class _Batch(msgspec.Struct, gc=False):
-    """Records handed over, or to be, that are not known to be committed."""
+    """Records that were handed over, or will be, and are not known to be committed."""
 
     last_index: int
     first_ns: int
@@ -73,10 +78,10 @@ class _Batch(msgspec.Struct, gc=False):
 
 
 class AuditTrail:
-    """Everything that must be on record goes through here. Never blocks (``wait_ready`` and ``close`` do).
+    """Everything that must be recorded goes through here. Only ``wait_ready`` and ``close`` block.
 
-    ``on_refused`` is called if the ledger can take no record for now: what has been admitted and not begun is not to
-    begin. It may be called again before ``on_admitted``, which says that the ledger takes records again.
+    ``on_refused`` is called if the ledger can take no record for now: calls that were admitted and have not begun must
+    not begin. It may be called again before ``on_admitted``, which is called when the ledger takes records again.
     ``side_changed(side)`` is called if bytes for the ledger wait for room on its link.
     """
 
@@ -108,7 +113,7 @@ class AuditTrail:
         self._ledger_ns = 0  # CPU time that the ledger process has reported and nobody was charged for
         self.on_spent: Callable[[str, int, int], None] = lambda plugin, executions_ns, others_ns: None
         """``on_spent(plugin, executions_ns, others_ns)`` gets, once a second, the ledger process's CPU time for a
-        plugin's records: for those of its calls, which its hosts ask for, and for those that it causes itself."""
+        plugin's records: for records of its calls, which hosts ask for, and for records that it causes itself."""
         self._buffer_ns = 0
         self._batches: deque[_Batch] = deque()
         self._bytes = 0
@@ -125,16 +130,17 @@ class AuditTrail:
         self._refusing = False
         self._down_ns = 0
         self.fine_until_ns = 0
-        """Until then (CLOCK_MONOTONIC) work is admitted and no reply waits: callers may look here before they ask."""
+        """Until this time (CLOCK_MONOTONIC) work is admitted and no reply waits; callers may look here before they ask.
+        """
         self.duty = Duty("audit", NEVER_NS, self._flush_due)
         """Due when something is to be handed over, or when ``is_stalling`` may change its answer by itself."""
         self._say_health("the ledger is starting")
 
     # ------------------------------------------------------------------ records
     def record(self, record: AuditRecord) -> int:
-        """Takes one record; its index, for ``durable`` and ``when_durable``.
+        """Takes one record. Returns its index, for ``durable`` and ``when_durable``.
 
-        It becomes text here and not when it is handed over: here the time is that of the plugin that it is about.
+        The record is encoded here and not when it is handed over, so that the time is charged to the plugin concerned.
         """
         if not self._buffer:
             self._begin()
@@ -167,12 +173,12 @@ class AuditTrail:
 
     def event(self, event_type: str, user_id: str, resource: str, action: str, result: str,
               metadata: dict[str, Any] | None = None) -> int:
-        """Records anything else that happens now."""
+        """Records any other event that happens now. Returns its index."""
         return self.record(AuditRecord(time.time_ns(), event_type, user_id, resource, action, result, metadata or {}))
 
     # ------------------------------------------------------------------ the loop's questions
     def admits(self, now_ns: int) -> bool:
-        """False if new work would have no record: answer AUDIT_UNAVAILABLE."""
+        """False if new work could not be recorded and is to be answered AUDIT_UNAVAILABLE."""
         return self.has_room and (now_ns - self._oldest_ns <= LATE_NS or self.is_stalling(now_ns))
 
     @property
@@ -181,11 +187,12 @@ class AuditTrail:
         return self._ready and not self._failing and self._bytes <= PENDING_BYTES_MAX
 
     def is_stalling(self, now_ns: int) -> bool:
-        """True while a stall is young: the loop leaves requests unread rather than refuse them."""
+        """True during the first HOLD_NS of a stall, in which the loop leaves requests unread and does not refuse them.
+        """
         if now_ns - self._oldest_ns <= LATE_NS:
             return False
         if not self._late_since_ns:
-            self._late_since_ns = now_ns  # from when it is seen: a stopped supervisor wakes to old records
+            self._late_since_ns = now_ns  # from now on: after a stop of the supervisor, records are old at once
             self.duty.due_ns = min(self.duty.due_ns, now_ns + HOLD_NS)
         return now_ns - self._late_since_ns < HOLD_NS and self._ready and not self._failing
 

@@ -56,6 +56,25 @@ function property(name: string, value: string): Uint8Array {
   return bytes;
 }
 
+/** The text of at most `size` bytes, to the first zero. */
+function nameAt(bytes: Uint8Array, start: number, size: number): string {
+  return String.fromCharCode(...bytes.subarray(start, start + size)).split("\0", 1)[0]!;
+}
+
+/** The Socket-Type among the properties of a READY; undefined if there is none, or they cannot be read. */
+function socketType(data: Uint8Array): string | undefined {
+  let found: string | undefined;
+  for (let at = 0; at < data.length;) {
+    const value = at + 1 + data[at]! + 4;
+    if (value > data.length) return undefined;
+    const size = new DataView(data.buffer, data.byteOffset + value - 4, 4).getUint32(0);
+    if (value + size > data.length) return undefined;
+    if (nameAt(data, at + 1, data[at]!).toLowerCase() === "socket-type") found = nameAt(data, value, size);
+    at = value + size;
+  }
+  return found;
+}
+
 const READY = command("READY", property("Socket-Type", "DEALER"));
 
 /** The DEALER of one unix socket. */
@@ -204,6 +223,7 @@ export class ZmtpDealer implements Transport {
     let at = 0;
     if (!this.greeted) {
       if (bytes[0] !== 0xff || (bytes[9]! & 1) !== 1 || bytes[10]! < 3) throw new Error("the peer does not speak ZMTP 3");
+      if (nameAt(bytes, 12, 20) !== "NULL") throw new Error("the peer wants another mechanism than NULL");
       this.greeted = true;
       this.socket!.write(READY);
       at = GREETING_BYTES;
@@ -252,15 +272,16 @@ export class ZmtpDealer implements Transport {
 
   private commanded(body: Uint8Array): void {
     if (body.length > COMMAND_BYTES_MAX) throw new Error("a command that is too large");
-    const name = String.fromCharCode(...body.subarray(1, 1 + (body[0] ?? 0)));
-    if (name === "READY" && !this.connected) {
+    const name = nameAt(body, 1, body[0] ?? 0);
+    if (name === "ERROR") throw new Error("the peer refused the connection");
+    if (!this.connected) {
+      if (name !== "READY") throw new Error("the handshake does not begin with READY");
+      if (socketType(body.subarray(6)) !== "ROUTER") throw new Error("the peer is not a ROUTER");
       this.connected = true;
       this.waitMs = RECONNECT_MS;
       this.events.connected();
     } else if (name === "PING") {
       this.socket?.write(command("PONG", body.subarray(7, 23)));
-    } else if (name === "ERROR") {
-      throw new Error("the peer refused the connection");
     }
   }
 

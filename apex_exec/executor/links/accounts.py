@@ -1,7 +1,7 @@
-"""What a worker has used, and whose it is: CPU time by call, memory and waits by the governor's latest sample.
+"""What a worker has used, and for which call: CPU time by call, memory and throttling by the governor's latest sample.
 
-The CPU time of a call is the difference of two readings of its process's clock. What a worker uses without a call is
-nobody's figure; it is reported (``Neighbours.on_uncalled``) so that it goes on record all the same.
+The CPU time of a call is the difference between two readings of its process's CPU clock. CPU time that a worker uses
+without a call belongs to no call; it is reported (``Neighbours.on_uncalled``) so that it is recorded nevertheless.
 """
 
 from __future__ import annotations
@@ -19,11 +19,12 @@ from workers import wire as inner
 CPUCLOCK_SCHED = 2
 """The kernel's clock id for the CPU time of process p is ``~p << 3 | 2`` (clock_getcpuclockid)."""
 UNCALLED_NS = 10 * MS_NS
-"""CPU time without a call that makes a record of its own: a worker at a tenth of a core makes ten a second at most."""
+"""From this much CPU time without a call on it gets a record of its own. A worker at a tenth of a core makes ten such
+records a second at most."""
 
 
 class Accounts:
-    """Reads ``links``, which are the executor's by worker number, and keeps which worker of a plugin is its latest."""
+    """Reads ``links``, the executor's links by worker number, and remembers the latest worker of each plugin."""
 
     def __init__(self, links: Mapping[int, WorkerLink], neighbours: Neighbours) -> None:
         self._links = links
@@ -51,9 +52,10 @@ class Accounts:
 
     def used(self, worker: int, call: int, run_ns: int) -> Used:
         """Returns what ``call`` has used, from the accounts of the worker that it ran on, which need not be its
-        plugin's latest; nothing for ``worker`` 0, of a call that no worker has begun. Asked at each call's verdict.
+        plugin's latest worker. All figures are 0 if ``worker`` is 0, which means that the call never ran. This is asked
+        once for each call, at its verdict.
 
-        Without a ``run_ns``, how long the call ran, its CPU time is left for the next call's figure.
+        ``run_ns`` is how long the call ran. If it is 0, the CPU time is left for the next call's figure.
         """
         link = self._links.get(worker)
         if link is None:
@@ -74,11 +76,11 @@ class Accounts:
         """Returns the CPU time (ns) that the worker has used since this was last asked, by the kernel's count. Costs
         0.4 µs.
 
-        If calls run at once, what all of them have used since is the figure of the one that is answered next: the
-        figures' sum is exact, and each alone is not. The figure is ``run_ns`` at most, how long the call ran: one
-        thread uses no more. What is above that was used without a call. A little of it comes from comparing two clocks
-        and is left to the next call's figure; more of it is reported as uncalled. A killed worker has a figure until
-        the zygote has reaped it; afterwards it is 0.
+        If calls run at once, the call that is answered next gets what all of them have used since the last answer: the
+        sum of the figures is exact, but a single figure is not. A figure is at most ``run_ns``, how long the call ran,
+        since a worker has one thread. CPU time above that was used without a call. A little of it comes from comparing
+        two clocks and is left to the next call's figure; more than that is reported as uncalled. The clock of a killed
+        worker can be read until the zygote has reaped it; after that the figure is 0.
         """
         try:
             total_ns = time.clock_gettime_ns(~link.pid << 3 | CPUCLOCK_SCHED)
@@ -94,20 +96,20 @@ class Accounts:
         return run_ns
 
     def begin(self, link: WorkerLink) -> None:
-        """The worker is ready: what it has used until now was for booting and is charged to no caller."""
+        """The worker is ready. What it has used so far was for booting, and belongs to no call."""
         with contextlib.suppress(OSError):
             link.cpu_ns = time.clock_gettime_ns(~link.pid << 3 | CPUCLOCK_SCHED)
 
     def close(self, link: WorkerLink, exited: inner.Exited) -> None:
-        """The worker is dead: reports what it used after its figure was last read, in the call that it died in or
-        after it."""
+        """The worker is dead: reports the CPU time that it used after its clock was last read, during the call in which
+        it died or afterwards."""
         left_ns = exited.user_ns + exited.system_ns - link.cpu_ns
         if link.ready and left_ns >= UNCALLED_NS // 10:
             self._neighbours.on_uncalled(link.spec.id, link.user_id, left_ns)
 
     def add_host_ns(self, plugin: str, spent_ns: int) -> None:
-        """Another process of the daemon has spent ``spent_ns`` on the plugin's call under way. The time goes on the
-        account of its latest worker, or of an older one if that still owes an answer and the latest does not."""
+        """Another process of the daemon has spent ``spent_ns`` on a call of the plugin. The time goes to the account of
+        the plugin's latest worker, or of an older worker if that one still owes an answer and the latest does not."""
         link = self._links.get(self._latest.get(plugin, 0))
         if link is None or link.owed <= 0:
             link = next((one for one in self._links.values() if one.spec.id == plugin and one.owed > 0), link)

@@ -1,4 +1,4 @@
-"""Jobs: workers of their own, beside the pool's, each for one task. The core never hears of them.
+"""Jobs: workers beside the pool's, each for one task. The core does not know of them.
 
 The daemon's only job is the *probe*, which loads a bundle and says what its code declares. ``plugin validate`` runs the
 same probe without a daemon, and a bundle's tests are a job as well (``registry.trials``).
@@ -18,7 +18,7 @@ from workers.zmtp import ZmtpError
 
 
 class Job:
-    """One worker for one task. ``files`` are the bundle's; without them the executor's bundle source has them.
+    """One worker for one task. ``files`` are the bundle's files; if there are none, the bundle source has them.
 
     A subclass says which messages its worker may send (``handlers``) and what its end means (``over``). The worker is
     killed once ``due_ns`` has passed.
@@ -65,11 +65,11 @@ class Job:
         self._send_plugin(link)
 
     def booted(self, link: WorkerLink) -> None:
-        """It waits for its plugin."""
+        """The worker waits for its plugin."""
         self._send_plugin(link)
 
     def _send_plugin(self, link: WorkerLink) -> None:
-        """Sends it the plugin once it is jailed and its pidfd is here: no line of the plugin runs in a
+        """Sends the worker its plugin once it is jailed and its pidfd is known, so that no line of the plugin runs in a
         process that we could not kill."""
         if link.booted and link.pidfd >= 0 and not self._sent:
             self._sent = True
@@ -119,17 +119,17 @@ class Probe(Job):
         self._declared: dict[str, Any] | None = None
 
     def begin(self, home: Home) -> None:
-        """Its worker may say what a worker without calls may."""
+        """The executor ``home`` starts the worker next, which may send what a worker without calls may send."""
         super().begin(home)
         self.handlers = home.protocol.of_others
 
     def ready(self, link: WorkerLink, message: inner.Ready, now_ns: int) -> None:
-        """It has said what it declares, and leaves. Raises ZmtpError if it says so twice."""
+        """The worker has reported what the code declares, and leaves. Raises ZmtpError if it does so twice."""
         if self._declared is not None:
             raise ZmtpError("it says twice that it is ready")
         self._declared = {"hooks": message.hooks, "permissions": message.permissions,
                           "usesLoop": message.uses_loop, "version": message.version}
 
     def over(self, code: str, message: str) -> None:
-        """What it has declared counts, however it ended."""
+        """What the code has declared counts, however the worker ended."""
         self._done(self._declared, code, message)

@@ -1,8 +1,8 @@
-"""Reads workers' links, in slices and in turn, and charges the time that takes to the plugin whose link it is.
+"""Reads workers' links, in slices and in turn, and charges the time that this takes to the plugin whose link it is.
 
-A link is read as soon as it has something, for SLICE_NS. If it has more, or its plugin has used up its share of the
-loop, the link is *parked*: it is not polled, and is read when its plugin's turn comes (``core.fair``). Times are the
-thread's own CPU time, so that nobody pays for a core that others had.
+A link is read as soon as it has something to read, for SLICE_NS. If there is more, or if the plugin has used up its
+share of the loop, the link is *parked*: it is not polled, and is read when its plugin's turn comes (``core.fair``).
+Times are CPU time of the thread, so that no plugin pays while another process has the core.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ from workers.wire import LOG_FRAME_BYTES_MAX
 from workers.zmtp import ZmtpError
 
 SLICE_NS = MS_NS // 2
-"""How long a link is read at once, if it has that much; then others have their turn."""
+"""How long a link is read at most before other links have their turn."""
 PARKED_NS = 2 * MS_NS
-"""How long, in one turn of the loop, parked links are read."""
+"""How long parked links are read at most in one turn of the loop."""
 _cpu_ns = time.thread_time_ns
 _clock_ns = time.monotonic_ns
 
 
 class LinkReader:
     """``hung_up(link)`` is called at a link's end, ``violated(link, why)`` if its worker breaks the protocol, and
-    ``failed(duty, error, link)`` if a handler of ours fails: a bug may cost this worker, but not everybody's."""
+    ``failed(duty, error, link)`` if a handler of ours fails: a bug may cost this worker, but no other."""
 
     def __init__(self, loop: Loop, overhead: Overhead, *, hung_up: Callable[[WorkerLink], None],
                  violated: Callable[[WorkerLink, str], None],
@@ -46,7 +46,7 @@ class LinkReader:
 
     # ------------------------------------------------------------------ polling
     def poll(self, link: WorkerLink) -> None:
-        """Reads the link whenever it has something, from now on."""
+        """Has the link read, from now on, whenever there is something to read."""
         link.polled_write = link.wants_write
         self._loop.add(link.fileno(), partial(self._io, link),
                        EPOLLIN | EPOLLOUT if link.polled_write else EPOLLIN)
@@ -79,14 +79,15 @@ class LinkReader:
             self._unreadable(link, error)
 
     def _unreadable(self, link: WorkerLink, error: Exception) -> None:
-        """Does not read again what could not be read: it would be ready again at once, or wait for a turn for ever."""
+        """Stops polling a link that could not be read: it would be ready again at once, or wait for its turn for ever.
+        """
         link.ended = True
         self._loop.remove(link.fileno())
         self._failed("events of a worker", error, link)
 
     # ------------------------------------------------------------------ turns
     def _serve(self, link: WorkerLink) -> None:
-        """Reads a slice of what has arrived, charges the time, and parks the link if it must wait for its turn."""
+        """Reads one slice of what has arrived, charges the time, and parks the link if it must wait for its turn."""
         begun_ns = _cpu_ns()
         ended = self._read(link)
         spent_ns = _cpu_ns() - begun_ns
@@ -95,7 +96,7 @@ class LinkReader:
             spent_ns = _cpu_ns() - begun_ns
         over_ns = self._charge(link, spent_ns)
         if ended:
-            link.ended = True  # the exit status follows from the zygote; a dead link is not polled meanwhile
+            link.ended = True  # the zygote will report the exit status; until then the dead link is not polled
             self._loop.remove(link.fileno())
             self._hung_up(link)
         elif link.more or over_ns > 0 or link.paced:
@@ -107,7 +108,7 @@ class LinkReader:
                 self.parked.push(link.spec.id, link, now_ns)
 
     def _charge(self, link: WorkerLink, spent_ns: int) -> int:
-        """Charges CPU time of the loop to the link's plugin. Returns what of it was beyond its ordinary answers."""
+        """Charges CPU time of the loop to the link's plugin. Returns how much of it was beyond ordinary answers."""
         link.spent_ns += spent_ns
         over_ns = spent_ns - link.ordinary_ns
         link.ordinary_ns = 0
@@ -117,7 +118,7 @@ class LinkReader:
         return over_ns
 
     def read_parked(self, now_ns: int) -> bool:
-        """Reads parked links in fair order, for PARKED_NS. Returns True if more may be read at once."""
+        """Reads parked links in fair order, for about PARKED_NS. Returns True if another one may be read at once."""
         until_ns = now_ns + PARKED_NS
         while (found := self.parked.pop(now_ns)) is not None:
             link = found[1]

@@ -1,8 +1,8 @@
-"""Charges what the daemon itself does for plugins to the plugin that it is done for.
+"""Charges the daemon's own work for plugins to the plugin for which it is done.
 
-``plugin_overhead_seconds_total`` counts all of it. What goes beyond an ordinary answer is also taken out of the
-plugin's CPU bucket, from which its workers' time is taken as well. What the loop has spent on a plugin's links decides
-when they are read next: a plugin over its share is served later, and no other plugin is.
+``plugin_overhead_seconds_total`` counts all of that work. What goes beyond an ordinary answer is also taken out of the
+plugin's CPU bucket, from which its workers' CPU time is taken as well. What the loop has spent on a plugin's links
+decides when they are read next: a plugin over its share waits, and other plugins do not.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ if TYPE_CHECKING:
 BURST_NS = 10 * MS_NS
 """How much of the loop's time a plugin may take at once beyond its share: a large result, or a hundred API calls."""
 ORDINARY_NS = 50_000
-"""What one ordinary answer costs the loop, from the link to the host's reply (20 to 45 µs). That is the caller's, who
-asked for the call and has bounds of its own; only what goes beyond it is charged to the plugin."""
+"""What one ordinary answer costs the loop, from the link to the host's reply (20 to 45 µs). This part is the caller's,
+who asked for the call and has bounds of its own; only what goes beyond it is charged to the plugin."""
 
 
 class Used(msgspec.Struct, gc=False):
-    """What one invocation has used: its worker's memory by the latest sample, how long it was held back, the daemon's
-    own CPU time for it beyond an ordinary answer, and its worker's CPU time."""
+    """What one invocation has used: ``memory_mb`` of its worker by the latest sample, ``throttled_ns`` for which it was
+    held back, ``host_ns`` of the daemon's own CPU time beyond an ordinary answer, and ``cpu_ns`` of its worker."""
 
     memory_mb: float = 0.0
     throttled_ns: int = 0
@@ -39,7 +39,8 @@ class Used(msgspec.Struct, gc=False):
 
 
 class Overhead:
-    """The accounts. ``reading`` holds the links that are not read as soon as they have something, in fair order."""
+    """The accounts. ``reading`` holds the parked links, which wait for their plugin's turn to be read, in fair order.
+    """
 
     def __init__(self, metrics: Metrics) -> None:
         self.governing: Governing | None = None
@@ -68,8 +69,8 @@ class Overhead:
             self.governing.charge_host(plugin, cost_ns, now_ns)
 
     def records(self, plugin: str, executions_ns: int, others_ns: int) -> None:
-        """Counts what the ledger process has spent on records. That of a call is its host's, who has asked for the
-        call; every other record is the plugin's doing, and is charged."""
+        """Counts what the ledger process has spent on records. The record of a call is not charged, since a host has
+        asked for the call; every other record is caused by the plugin and charged to it."""
         self.count(plugin, "ledger", executions_ns + others_ns)
         if others_ns:
             self.charge(plugin, others_ns, time.monotonic_ns())

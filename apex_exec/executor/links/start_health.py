@@ -15,7 +15,8 @@ UNSTARTED_NS = 10_000 * MS_NS
 
 
 class StartHealth:
-    """Notified of starts that the machine, and no plugin, has kept from succeeding, and of those that succeed."""
+    """Is notified of starts of workers: of those that succeed, and of those that failed because of the machine and not
+    because of a plugin."""
 
     def __init__(self, metrics: Metrics, logs: Logs) -> None:
         self._metrics = metrics
@@ -35,6 +36,6 @@ class StartHealth:
         self._metrics.health["workers"] = ""
 
     def upkeep(self, now_ns: int) -> None:
-        """Forgets an old failure: perhaps nobody has tried since, and nobody would while `/readyz` says no."""
+        """Forgets an old failure. Perhaps no worker was started since, and none would be while `/readyz` says no."""
         if now_ns > self._until_ns:
             self._metrics.health["workers"] = ""

@@ -1,8 +1,8 @@
-"""How workers end: from the evidence to one ``ProvenEnd``, reported once.
+"""How workers end: makes one ``ProvenEnd`` of the evidence, and reports it once.
 
-A worker ends when the zygote has reaped it, when its zygote is lost, when the zygote had not heard of it before it was
-killed, or when the machine gave it no process. Before an end is reported, the link is read to its end, because what the
-worker wrote before its death counts.
+A worker has ended when the zygote has reaped it, when its zygote is lost, when it was killed before the zygote was
+asked to fork it, or when the machine gave it no process. Before an end is reported, the link is read to its end,
+because what the worker wrote before its death counts.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ if TYPE_CHECKING:
     from apex_exec.observe.metrics import Metrics
 
 DRAIN_NS_MAX = 100 * MS_NS
-"""How long the link of a dead worker is read; what it wrote before its death is there at once."""
+"""How long the link of a dead worker is read at most; what the worker wrote before its death is there at once."""
 LOST_NS_MAX = 1000 * MS_NS
 """How long after its zygote's death a worker without a pidfd may take to show its end."""
 DEAD_NS = MS_NS
-"""How long, in one turn of the loop, the link of one dead worker is read."""
+"""How long the link of one dead worker is read at most in one turn of the loop."""
 QUIET_ENDS = ("idle", "drained")
-"""Ends of workers that nobody needs to hear of."""
+"""Ends of workers that are not logged."""
 
 
 LOST = ProvenEnd("WORKER_CRASHED", "the worker was lost with the daemon's zygote")
@@ -43,7 +43,7 @@ NEVER_STARTED = ProvenEnd("BOOT_FAILED", "the worker was not started in time")
 
 
 def end_of(status: int, failure: str) -> ProvenEnd:
-    """Returns the end that a process's raw wait status shows; ``failure`` is what the worker said of its boot."""
+    """Returns the end that a process's raw wait status proves; ``failure`` is why the worker said it could not boot."""
     if os.WIFSIGNALED(status):
         number = os.WTERMSIG(status)
         try:
@@ -68,7 +68,8 @@ class _Closing(msgspec.Struct, gc=False):
 
 
 class WorkerExits:
-    """Takes leave of workers. ``release(link)`` frees what a link holds; ``unsettle()`` has ``follow_up`` called."""
+    """Settles the ends of workers. ``release(link)`` frees what a link holds; ``unsettle()`` has ``follow_up`` called
+    in this turn."""
 
     def __init__(self, reader: LinkReader, neighbours: Neighbours, accounts: Accounts, *,
                  release: Callable[[WorkerLink], None], failed: Callable[[str, Exception, WorkerLink | None], None],
@@ -82,7 +83,7 @@ class WorkerExits:
         self._metrics = metrics
         self._logs = logs
         self._closing: list[_Closing] = []
-        self._never: list[WorkerLink] = []  # killed before the zygote had heard of them
+        self._never: list[WorkerLink] = []  # killed before the zygote was asked to fork them
         self._refused: list[tuple[int, Kind, WorkerLink | None]] = []
         self._told: dict[int, tuple[int, str, str]] = {}  # (pid, code, message) while an end is being reported
 
@@ -92,16 +93,16 @@ class WorkerExits:
         self._gone(link, message, LOST)
 
     def lost(self, link: WorkerLink) -> None:
-        """The worker is gone with its zygote: no exit status will be had."""
+        """The worker is gone with its zygote, so there will be no exit status."""
         self._gone(link, None, LOST)
 
     def never(self, link: WorkerLink) -> None:
-        """The worker was killed before the zygote had heard of it; its end is reported by ``follow_up``."""
+        """The worker was killed before the zygote was asked to fork it; ``follow_up`` reports its end."""
         self._never.append(link)
         self._unsettle()
 
     def refuse_later(self, worker: int, kind: Kind, link: WorkerLink | None) -> None:
-        """There is no process for the worker; ``follow_up`` says so, since the core is in the middle of a step."""
+        """There is no process for the worker. ``follow_up`` reports that, since the core is in the middle of a step."""
         self._refused.append((worker, kind, link))
         self._unsettle()
 
@@ -112,7 +113,7 @@ class WorkerExits:
         kind.refused(worker, now_ns)
 
     def follow_up(self, now_ns: int) -> bool:
-        """Goes on with every end that had to wait. Returns True if there was one."""
+        """Goes on with every end that had to wait. Returns True if any had to."""
         if not self._refused and not self._never and not self._closing:
             return False
         closing, self._closing = self._closing, []
@@ -148,7 +149,7 @@ class WorkerExits:
             raise
 
     def _close(self, dead: _Closing) -> None:
-        """Reads what the worker wrote before its death, for DEAD_NS in a turn, and then tells its end."""
+        """Reads what the worker wrote before its death, for DEAD_NS in a turn, and then reports its end."""
         link, exited = dead.link, dead.exited
         if not self._reader.drain(link, dead.due_ns, DEAD_NS):
             self._closing.append(dead)
@@ -179,8 +180,8 @@ class WorkerExits:
             return None
 
     def tell(self, ended: act.WorkerEnded) -> str:
-        """Writes a line into both logs if a worker ended otherwise than to save resources. Returns why it ended, or ""
-        if no line was written."""
+        """Writes a line into the daemon's log and the plugin's log, except for ends of QUIET_ENDS and if the plugin's
+        room for failures is used up. Returns why the worker ended, or "" if no line was written."""
         if ended.reason in QUIET_ENDS:
             return ""
         now_ns = time.monotonic_ns()

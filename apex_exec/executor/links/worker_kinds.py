@@ -38,10 +38,10 @@ class Home(Protocol):
         """Kills the worker now, or as soon as there is a process. Returns the kernel's answer if it refuses."""
 
     def spare_progressed(self, link: WorkerLink) -> None:
-        """A spare has booted, or its process is known: with both it may be given away."""
+        """A spare has booted, or its pidfd has come. Once both are so, it may be given to a plugin."""
 
     def refill_soon(self) -> None:
-        """Has the warm pools filled once what is on its way to hosts has gone out."""
+        """Has the warm pools filled soon, but after the messages that are being sent to workers and hosts."""
 
 
 class PoolWorker:
@@ -66,13 +66,13 @@ class PoolWorker:
             governing.worker_started(link.worker, link.spec, link.pid, link.pidfd)
 
     def booted(self, link: WorkerLink) -> None:
-        """It is sent its plugin."""
+        """Sends the worker its plugin."""
         self._home.load(link)
 
     def ready(self, link: WorkerLink, message: inner.Ready, now_ns: int) -> None:
-        """It can be called. Raises ZmtpError if it was ready before, or was sent no plugin."""
+        """The worker can be called. Raises ZmtpError if it was ready before, or was sent no plugin."""
         if not link.booted or link.ready:
-            raise ZmtpError("it says twice, or too early, that it is ready")
+            raise ZmtpError("it says that it is ready a second time, or too early")
         link.ready = True
         home = self._home
         home.accounts.begin(link)
@@ -81,30 +81,30 @@ class PoolWorker:
         home.refill_soon()
 
     def failed(self, link: WorkerLink, message: inner.Failed, now_ns: int) -> None:
-        """Its plugin's log says why."""
+        """Writes the reason into its plugin's log."""
         say_failure(self._home.logs, link, message, now_ns)
 
     def violated(self, link: WorkerLink, why: str, now_ns: int) -> None:
-        """The core has it killed, and its breaker counts it."""
+        """The core has the worker killed, and the plugin's breaker counts that."""
         self._step(ev.WorkerViolated(link.worker, why[:500]), now_ns)
 
     def hung_up(self, link: WorkerLink) -> None:
         """Its end is reported when its process is reaped."""
 
     def orphaned(self, link: WorkerLink) -> None:
-        """The core, which was notified of the zygote's loss, has it killed."""
+        """Does nothing: the core, which was notified of the zygote's loss, has the worker killed."""
 
     def refused(self, worker: int, now_ns: int) -> None:
-        """The core hears that there is no such worker."""
+        """Tells the core that there is no process for the worker."""
         self._step(ev.ForkRefused(worker), now_ns)
 
     def ended(self, link: WorkerLink, end: ProvenEnd, begun: int, now_ns: int) -> None:
-        """The core hears of its end."""
+        """Tells the core that the worker has ended."""
         self._step(ev.WorkerGone(link.worker, begun, end.code, end.message, end.details), now_ns)
 
 
 class Spare:
-    """A worker that is forked and jailed ahead and waits for a plugin. The core never hears of it."""
+    """A worker that is forked and jailed ahead and waits for a plugin. The core does not know of it."""
 
     serves = False
     decode = staticmethod(worker_protocol.decode)
@@ -118,15 +118,15 @@ class Spare:
         return None
 
     def forked(self, link: WorkerLink) -> None:
-        """If it has booted it may be taken."""
+        """The spare may be given to a plugin if it has booted as well."""
         self._home.spare_progressed(link)
 
     def booted(self, link: WorkerLink) -> None:
-        """If its process is known it may be taken."""
+        """The spare may be given to a plugin if its pidfd is known as well."""
         self._home.spare_progressed(link)
 
     def ready(self, link: WorkerLink, message: inner.Ready, now_ns: int) -> None:
-        """It has nothing to be ready for. Raises ZmtpError."""
+        """Raises ZmtpError: a spare has loaded no plugin."""
         raise ZmtpError("a spare says that it is ready, and was sent no plugin")
 
     def failed(self, link: WorkerLink, message: inner.Failed, now_ns: int) -> None:

@@ -1,4 +1,4 @@
-"""The executor's end of one worker: its link, marks pipe and pidfd, and what the worker is for. Never blocks."""
+"""The executor's end of one worker: the worker's link, marks pipe and pidfd, and its kind. Nothing here blocks."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ OUT_BYTES_MAX = FRAME_BYTES_MAX + 16 * 1024 * 1024
 their bodies."""
 
 FRAMES_AT_ONCE = 16
-"""How many messages are handled before the loop looks at the time they took: 16 API calls take a millisecond."""
+"""How many messages are handled before the loop looks at the time that they took: 16 API calls take a millisecond."""
 
 
 class WorkerLink:
@@ -39,19 +39,19 @@ class WorkerLink:
     def __init__(self, worker: int, spec: PluginSpec, now_ns: int) -> None:
         self.kind: Kind
         self.worker = worker
-        self.forked_as = worker  # what the zygote knows the process by: it stays when a spare is given to a plugin
+        self.forked_as = worker  # the zygote's number for the process, which stays when a spare is given to a plugin
         self.spec = spec
         self.started_ns = now_ns
         self.pid = 0
         self.pidfd = -1
-        # the way of the worker
+        # the life of the worker
         self.pending_kill = False  # kill the process as soon as its pidfd is known
-        self.lost_ns = 0  # when its zygote was found dead; 0 while that lives
+        self.lost_ns = 0  # when its zygote was found dead; 0 while the zygote lives
         self.booted = False  # the jail is applied: the worker waits for its plugin, or has been sent it
         self.ready = False  # the plugin is loaded
         self.failure = ""  # why the worker could not boot, in its own words or in the executor's
         self.ended = False  # the link's end was read
-        self.broken = False  # the worker broke the protocol: nothing that it wrote after that is looked at
+        self.broken = False  # the worker broke the protocol: nothing that it wrote afterwards is read
         self.closing = False  # the process is dead, and what it left on the link is being read
         self.closed = False
         # the loop's notes
@@ -60,24 +60,24 @@ class WorkerLink:
         self.parked = False  # the link is read when its plugin's turn comes, and is not polled meanwhile
         self.paced = False  # the worker has made API calls above its plugin's rate since it was last parked
         # calls
-        self.sent = 0  # in all
-        self.owed = 0  # sent and not answered yet
-        self.marks_seen = 0  # begun in all, as the marks pipe last said
+        self.sent = 0  # how many calls in all
+        self.owed = 0  # how many calls were sent and are not answered yet
+        self.marks_seen = 0  # how many calls the worker has begun in all, when the marks pipe was last read
         self.overmarked = False  # the worker has marked more calls than it was sent
-        self.lines = 0  # of output since the last answer
+        self.lines = 0  # lines of output since the last answer
         self.strays = 0  # API calls in the name of an earlier call since the last answer
         self.user_id = ""  # of the latest call
-        self.refused: dict[int, Refused] = {}  # by seq: an effect of a hook that does not know of its refusal
-        self.granted = spec.permissions  # as the worker knows them, or will when it loads
+        self.refused: dict[int, Refused] = {}  # by seq: an effect that was refused without the hook's knowledge
+        self.granted = spec.permissions  # the permissions that the worker was sent, or will be with Load
         self.shared = False  # it runs several calls at once
-        self.interrupts = 0  # signals of probes that it has not answered
+        self.interrupts = 0  # signals of probes that were sent and not answered by Blocked
         # CPU time
-        self.cpu_ns = 0  # of the process, when it was last read
-        self.spent_ns = 0  # that the loop spent on this link since that was last exported
-        self.ordinary_ns = 0  # what reading ordinary answers may take of that, since the present slice began
-        self.host_ns = 0  # that the daemon spent on the call under way beyond an ordinary answer
+        self.cpu_ns = 0  # the CPU time of the process, when it was last read
+        self.spent_ns = 0  # what the loop has spent on this link since the last export
+        self.ordinary_ns = 0  # how much of the present slice ordinary answers may take
+        self.host_ns = 0  # what the daemon has spent on the call under way beyond an ordinary answer
         self.more = False  # messages wait that were read already
-        self._left: list[bytes] = []  # messages of the latest read whose turn has not come
+        self._left: list[bytes] = []  # messages of the latest read that are not handled yet
         self._zmtp = Zmtp(frame_bytes_max=WORKER_FRAME_BYTES_MAX, frames_at_once=FRAMES_AT_ONCE)
         self._out = bytearray(self._zmtp.greeting())
         self._socket, self.theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -100,7 +100,7 @@ class WorkerLink:
         return bool(self._out)
 
     def handed_over(self) -> None:
-        """Closes the worker's ends, which the zygote has by now."""
+        """Closes our copies of the worker's ends, which the zygote has by now."""
         if not self._handed:
             self._handed = True
             self.theirs.close()
@@ -118,12 +118,12 @@ class WorkerLink:
         except BlockingIOError:
             return
         except OSError:
-            self._out.clear()  # the worker is gone; its end shows as EOF
+            self._out.clear()  # the worker is gone; reading the link gives EOF
             return
         del self._out[:sent]
 
     def put_back(self, bodies: list[bytes]) -> None:
-        """Has the next ``receive`` return ``bodies``, which are the last ones that the previous call returned."""
+        """Has the next ``receive`` return ``bodies``, which were the last part of what the previous one returned."""
         self._left = bodies
         self.more = self.more or bool(bodies)
 
@@ -136,7 +136,7 @@ class WorkerLink:
             self.more = zmtp.more
             return bodies, False
         try:
-            missing_bytes = zmtp.missing_bytes  # a frame under way may be larger than one read
+            missing_bytes = zmtp.missing_bytes  # an incomplete frame may be larger than one read
             data = self._socket.recv(missing_bytes if missing_bytes > READ_BYTES else READ_BYTES)
         except BlockingIOError:
             return [], False
@@ -149,8 +149,8 @@ class WorkerLink:
     def drain_marks(self) -> int:
         """Empties the marks pipe, which must not fill up, and returns how many calls the worker has begun in all.
 
-        There is one read, of one byte more than calls were sent: a worker that goes on marking cannot keep the reader
-        busy, and the one byte too many sets ``overmarked``, which is a violation.
+        It reads once, and asks for one byte more than there are calls without a mark. So a worker that goes on writing
+        marks cannot keep the reader busy, and a byte too many sets ``overmarked``, which is a violation.
         """
         with contextlib.suppress(BlockingIOError, OSError):
             self.marks_seen += len(os.read(self._marks, self.sent - self.marks_seen + 1))
@@ -160,18 +160,18 @@ class WorkerLink:
         return self.marks_seen
 
     def has_begun(self, seq: int) -> bool:
-        """Whether the worker has marked call ``seq`` as begun; reads the marks if that is not known yet."""
+        """Whether the worker has marked call ``seq`` as begun; reads the marks pipe if that is not known yet."""
         return seq < self.marks_seen or seq < self.drain_marks()
 
     def interrupt(self) -> None:
-        """Sends the signal of a probe. A worker that is dead does not mind."""
+        """Sends the signal of a probe; does nothing if the worker is dead."""
         if self.pidfd >= 0 and not self.closed:
             with contextlib.suppress(OSError):
                 signal.pidfd_send_signal(self.pidfd, inner.PROBE_SIGNAL)
                 self.interrupts += 1
 
     def kill(self) -> OSError | None:
-        """Sends SIGKILL now, or as soon as the pidfd is known. Returns the kernel's answer if it refuses."""
+        """Sends SIGKILL now, or as soon as the pidfd is known. Returns the kernel's error if it refuses."""
         if self.pidfd < 0:
             self.pending_kill = True
             return None
@@ -186,7 +186,7 @@ class WorkerLink:
         return None
 
     def half_close(self) -> None:
-        """Ends the link for writing: the worker reads the end, finishes and leaves."""
+        """Closes the link for writing: the worker reads the end of the link, finishes and leaves."""
         with contextlib.suppress(OSError):
             self._socket.shutdown(socket.SHUT_WR)
 
@@ -201,19 +201,19 @@ class WorkerLink:
 
 
 Handler = Callable[[WorkerLink, Any, int], None]
-"""``handler(link, message, now_ns)`` takes one message of a worker. It raises ZmtpError if the worker may not say that
-now: the message then is a violation of the protocol."""
+"""``handler(link, message, now_ns)`` takes one message of a worker. It raises ZmtpError if the worker may not send the
+message now, which is a violation of the protocol."""
 
 
 class Handlers(dict[type, Handler]):
-    """One handler for each message that a kind of worker may send. To look up any other message is a violation."""
+    """One handler for each message that a kind of worker may send. Any other message is a violation."""
 
     def __missing__(self, kind: type) -> Handler:
-        raise ZmtpError("a worker without calls says what only one with calls may")
+        raise ZmtpError("a worker that is sent no calls sends a message about calls")
 
 
 class ProvenEnd(msgspec.Struct, gc=False):
-    """How a worker ended: ``code`` and ``message`` are what can be proved of it, ``details`` its signal or status."""
+    """How a worker ended: ``code`` and ``message`` say what can be proved; ``details`` has its signal or status."""
 
     code: str
     message: str
@@ -221,20 +221,20 @@ class ProvenEnd(msgspec.Struct, gc=False):
 
 
 class Kind(Protocol):
-    """What a worker is for, and therefore what its news mean: ``PoolWorker``, ``Spare`` or a ``Job``.
+    """What a worker is for, which decides what its messages and its end mean: ``PoolWorker``, ``Spare`` or a ``Job``.
 
     A worker's kind changes once at most, when a spare is given to a plugin.
     """
 
     handlers: Handlers
     serves: bool
-    """Whether its plugin is served by it. Only then a failed duty quarantines the plugin."""
+    """Whether hosts' calls of its plugin run on it. Only then does a failed duty quarantine the plugin."""
 
     def decode(self, body: bytes, /) -> Any:
         """Returns the message that ``body`` holds. Raises msgspec.DecodeError."""
 
     def jail_spec(self, link: WorkerLink) -> PluginSpec | None:
-        """Returns the spec whose limits the jail has from the start; None if these come with the plugin."""
+        """Returns the spec whose limits the jail gets from the start; None if the limits come with the plugin."""
 
     def forked(self, link: WorkerLink) -> None:
         """The worker's process and its pidfd are known."""
@@ -243,13 +243,13 @@ class Kind(Protocol):
         """The worker is jailed and waits for its plugin."""
 
     def ready(self, link: WorkerLink, message: inner.Ready, now_ns: int) -> None:
-        """The worker has loaded its plugin. Raises ZmtpError if it cannot have."""
+        """The worker says that it has loaded its plugin. Raises ZmtpError if that cannot be true."""
 
     def failed(self, link: WorkerLink, message: inner.Failed, now_ns: int) -> None:
         """The worker could not boot and leaves; ``link.failure`` says why in one line."""
 
     def violated(self, link: WorkerLink, why: str, now_ns: int) -> None:
-        """The worker broke the protocol; it is not listened to any more and must end."""
+        """The worker broke the protocol. Its link is not read any more, and it must end."""
 
     def hung_up(self, link: WorkerLink) -> None:
         """The worker's side of the link has ended; its process usually ends at the same moment."""
@@ -261,4 +261,4 @@ class Kind(Protocol):
         """There is no process for the worker, and never was."""
 
     def ended(self, link: WorkerLink, end: ProvenEnd, begun: int, now_ns: int) -> None:
-        """The worker is dead, its link is read to the end and closed, and it has begun ``begun`` calls in all."""
+        """The worker is dead, and its link was read to the end and closed. It had begun ``begun`` calls in all."""

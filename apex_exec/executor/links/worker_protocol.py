@@ -1,7 +1,7 @@
-"""What a worker may say, one handler a message, in a table for each kind of worker.
+"""The messages that a worker may send: one handler for each, in a table for each kind of worker.
 
-A worker is hostile: each handler checks that the message may come now, and whatever breaks the rule ends the worker and
-counts against its plugin. A spare, or the worker of a job, is sent no calls, so its table has no answers in it.
+A worker is hostile. Each handler checks that its message may come now; a message that may not ends the worker, and the
+end is charged to the worker's plugin. A spare, or the worker of a job, is sent no calls, so its table has no answers.
 """
 
 from __future__ import annotations
@@ -31,29 +31,29 @@ if TYPE_CHECKING:
 DECLARED_MAX = 100
 """How many hooks, and permissions, a plugin's code may declare: as many as its manifest may name."""
 DECLARED_CHARACTERS_MAX = 200
-NOT_SHARED = "a worker that runs one call after the other says what only one that runs several may"
+NOT_SHARED = "a worker that runs one call after another sends a message that only a shared worker may send"
 DECLARES_TOO_MUCH = "it declares more than any plugin has"
 LINES_PER_CALL_MAX = 1000
 """Lines of output from one call. An honest worker stops at 200, so more is a violation."""
 NO_GATEWAY = ("permission_denied", "", "this daemon has no gateway")
-"""Why no effect is taken without a gateway: fail closed."""
+"""The refusal of every effect if there is no gateway: fail closed."""
 FRAME = "\n    at "
-"""A line of output that holds this has a stack of JavaScript in it, whose places are looked up in the source map."""
+"""A line of output that contains this has a JavaScript stack in it, whose places are looked up in the source map."""
 CODES: Mapping[type, str] = {inner.Reply: "", inner.BadOutput: "INVALID_OUTPUT", inner.Skipped: "skipped",
                                    inner.Ended: "ended"}
-"""Answers whose type alone says what came of the call."""
+"""The outcome of a call, for answers whose type alone says it."""
 
 decode: Callable[[bytes], Any] = msgspec.msgpack.Decoder(inner.FromWorker).decode
 
 
 class WorkerProtocol:
-    """``of_pool`` and ``of_others`` are the tables. ``busy`` holds the links of workers that owe an answer;
-    ``reply(link, message)`` queues a message for a worker; ``health`` is notified whether workers boot."""
+    """``of_pool`` and ``of_others`` are the tables. ``busy`` holds the links of workers that owe an answer.
+    ``reply(link, message)`` queues a message for a worker. ``health`` is notified when a worker boots or fails to."""
 
     def __init__(self, neighbours: Neighbours, busy: set[WorkerLink], *,
                  reply: Callable[[WorkerLink, Any], None], health: StartHealth, metrics: Metrics, logs: Logs) -> None:
         self.layers: list[inner.LayerReport] = []
-        """What came of the jail's layers in the worker that booted last."""
+        """What the worker that booted last has reported about each layer of its jail."""
         self.of_others = Handlers({
             inner.Booted: self._booted, inner.Ready: self._ready, inner.Failed: self._failed, inner.Log: self._log})
         self.of_pool = Handlers({
@@ -71,7 +71,7 @@ class WorkerProtocol:
         self._logs = logs
 
     def violated(self, link: WorkerLink, why: str, now_ns: int) -> None:
-        """The worker broke the protocol: nothing that it says after this is looked at."""
+        """The worker broke the protocol: nothing that it sends after this is read."""
         self._logs.log("error", f"plugin {link.spec.id or '(none, a spare)'}: its worker broke the inner protocol: "
                                 f"{why[:200]}")
         link.broken = True
@@ -102,7 +102,7 @@ class WorkerProtocol:
 
     def _blocked(self, link: WorkerLink, message: inner.Blocked, now_ns: int) -> None:
         if not link.interrupts:
-            raise ZmtpError("it says what it runs, and nobody has asked")
+            raise ZmtpError("it says what it runs, but was sent no probe")
         link.interrupts -= 1
         self._step(ev.WorkerBlocked(link.worker, message.seq), now_ns)
 
@@ -113,19 +113,20 @@ class WorkerProtocol:
         return raised_code(message, partial(self._was_refused, worker, message.seq))
 
     def _payload_is_bad(self, worker: int, seq: int) -> bool:
-        """Whether the payload of that call cannot be decoded here either: a worker's word alone blames no host."""
+        """Whether the payload of that call cannot be decoded here either. A worker's word alone must not blame a host.
+        """
         request = self._neighbours.on_link(worker, seq)[1]
         return request is not None and not hooks.is_decodable(bytes(request.params))
 
     def _was_refused(self, worker: int, seq: int, code: str) -> bool:
-        """Whether an API call of that hook was refused with ``code``. Without a gateway each one is, for want of
-        permission."""
+        """Whether an API call of that hook was refused with ``code``. Without a gateway each API call is refused with
+        permission_denied."""
         api = self._neighbours.api
         return code == "permission_denied" if api is None else api.refused(worker, seq, code)
 
     def _api_call(self, link: WorkerLink, message: inner.ApiCall, now_ns: int) -> None:
         if link.closing:
-            return  # nobody is there to be answered
+            return  # the worker is dead and cannot be answered
         api = self._neighbours.api
         if api is not None:
             api.handle(link, message, now_ns)
@@ -134,7 +135,7 @@ class WorkerProtocol:
                                              "this daemon has no gateway"))
 
     def _effects(self, link: WorkerLink, message: inner.Effects, now_ns: int) -> None:
-        """Of a worker that has just died, too: its answer, which comes next, counts."""
+        """Effects of a worker that has just died are taken too, since the answer that follows them counts."""
         api = self._neighbours.api
         if api is not None:
             api.effects(link, message, now_ns)
@@ -194,7 +195,8 @@ class WorkerProtocol:
 
 
 def failed_by_effect(message: Any, refused: Refused | None) -> Any:
-    """``message``, a hook's answer; if the hook succeeded and an effect of it was ``refused``, that the hook failed."""
+    """Returns ``message``, a hook's answer. If the hook succeeded and one of its effects was ``refused``, returns a
+    failure instead."""
     if refused is None or type(message) is not inner.Reply:
         return message
     code, method, text = refused
@@ -211,8 +213,8 @@ def failure_text(message: inner.Failed) -> str:
 
 
 def declares_too_much(message: inner.Ready) -> bool:
-    """Whether a worker declares more than any plugin has. What it declares is compared word for word, and each
-    difference is shown to an administrator, so it must be bounded."""
+    """Whether a worker declares more than any plugin may have. Its declarations are compared word for word with the
+    manifest, and each difference is shown to an administrator, so they must be bounded."""
     names = (*message.hooks[:DECLARED_MAX], *message.permissions[:DECLARED_MAX], message.plugin, message.version)
     return (len(message.hooks) > DECLARED_MAX or len(message.permissions) > DECLARED_MAX
             or max(map(len, names)) > DECLARED_CHARACTERS_MAX)

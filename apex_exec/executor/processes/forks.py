@@ -1,7 +1,7 @@
-"""Processes for workers: asks the zygote of a worker's runtime for one, and takes in what the zygotes say of them.
+"""Processes for workers: asks the zygote of a worker's runtime for a process, and handles what zygotes report of them.
 
-A worker is known here by the number that its zygote knows it by (``WorkerLink.forked_as``), from the moment its link is
-made until the link is closed.
+A worker has here the number that its zygote uses for it (``WorkerLink.forked_as``), from the moment its link is made
+until the link is closed.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class Forks:
         self.pool_of(link).keeper.ask(link)
 
     def unask(self, link: WorkerLink) -> bool:
-        """Takes that back. Returns False if the zygote has been asked already."""
+        """Withdraws the request for a process. Returns False if the zygote has been asked already."""
         return self.pool_of(link).keeper.unask(link)
 
     def kill(self, link: WorkerLink) -> OSError | None:
@@ -66,7 +66,7 @@ class Forks:
         return self.pool_of(link).keeper.kill(link)
 
     def forget(self, link: WorkerLink) -> None:
-        """The link is closed: nothing that a zygote says of its number counts any more."""
+        """The link is closed: reports of a zygote about its number are ignored from now on."""
         self.unask(link)
         if link.pidfd >= 0:
             self._loop.remove(link.pidfd)
@@ -84,8 +84,8 @@ class Forks:
         return next(filter(None, (pool.keeper.wait_ready() for pool in self.warm.values())), "")
 
     def replace(self, link: WorkerLink | None) -> None:
-        """The end of a killed worker was never reported: kills its zygote, and with it the worker. Without a link it
-        may be any of them."""
+        """The end of a killed worker was not reported: kills its zygote, and thereby the worker. If ``link`` is None,
+        the zygote is not known, and all zygotes are killed."""
         for pool in [self.pool_of(link)] if link is not None else self.warm.values():
             pool.keeper.replace()
 
@@ -95,7 +95,8 @@ class Forks:
             pool.wanted = count
 
     def upkeep(self, now_ns: int) -> None:
-        """Ends workers that a dead zygote never spoke of; sees to zygotes and spares. Call it once a second."""
+        """Ends workers whose end a dead zygote never reported; looks after zygotes and spares. Call this once a second.
+        """
         for link in list(self.links.values()):
             if link.lost_ns and now_ns - link.lost_ns > LOST_NS_MAX:
                 self.orphaned(link)
@@ -110,7 +111,7 @@ class Forks:
 
     # ------------------------------------------------------------------ what a zygote says (zygote_keeper.Asker)
     def failed(self, number: int, error: Exception) -> None:
-        """What the zygote said of a worker could not be taken."""
+        """A report of the zygote about a worker could not be handled."""
         self._duty_failed("message of the zygote", error, self.links.get(number))
 
     def zygote_up(self) -> None:
@@ -118,7 +119,8 @@ class Forks:
         self._neighbours.step(ev.ZygoteUp(), time.monotonic_ns())
 
     def zygote_lost(self, runtime: str, now_ns: int) -> None:
-        """A zygote is gone. Each of its workers is waited for by its pidfd, so that its link is read to the end."""
+        """A zygote is gone. We wait for the end of each of its workers by pidfd, so that the link is read to its end.
+        """
         self._neighbours.step(ev.ZygoteLost(), now_ns)  # kills each worker whose pidfd is known
         for link in [link for link in self.links.values() if zygote_of(link.spec.runtime) == runtime]:
             link.lost_ns = now_ns

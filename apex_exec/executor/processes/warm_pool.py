@@ -1,4 +1,4 @@
-"""Workers that are forked and jailed ahead, before anybody knows for which plugin, so that a cold call need not wait.
+"""Workers that are forked and jailed before it is known for which plugin, so that a cold call need not wait for that.
 
 A spare has passed its self-test and waits for its ``Load``; it has run no byte of any plugin. Once it is given to a
 plugin it serves that plugin for the rest of its life, like any other worker. If no spare waits, a worker is forked when
@@ -21,9 +21,9 @@ if TYPE_CHECKING:
     from apex_exec.executor.processes.zygote_keeper import ZygoteKeeper
 
 BOOT_NS_MAX = 10_000 * MS_NS
-"""How long a spare may take to be jailed; then it is killed."""
+"""How long a spare may take until it is jailed; after that it is killed."""
 PAUSE_NS = 1000 * MS_NS
-"""After a spare was refused or died no other is forked for this time, since the machine may have no room for it."""
+"""After a spare was refused or died, no other spare is forked for this time, since the machine may have no room."""
 
 
 class WarmPool:
@@ -54,12 +54,12 @@ class WarmPool:
         self.keeper.ask(link)
 
     def check(self, link: WorkerLink) -> None:
-        """The spare has booted, or its process is known. With both it may be taken."""
+        """The spare has booted, or its pidfd has come. Once both are so, it may be taken."""
         if link.booted and link.pidfd >= 0 and self._coming.pop(link.forked_as, None) is not None:
             self._waiting.append(link)
 
     def take(self) -> WorkerLink | None:
-        """Returns a spare that is ready and lives, and forgets it; None if there is none."""
+        """Takes out and returns a spare that is ready and alive; None if there is none."""
         while self._waiting:
             link = self._waiting.popleft()
             if not _is_dead(link.pidfd):

@@ -1,6 +1,6 @@
-"""Keeps one zygote running: hands it forks as fast as it takes them, and replaces it if it dies or falls silent.
+"""Keeps one zygote running: hands it requests as fast as it takes them, and replaces it if it dies or falls silent.
 
-The keeper knows nothing of what the workers do. The part that asked for a fork hears what came of it.
+The keeper knows nothing of what the workers do. The part that asked for a fork (``Asker``) is notified of the outcome.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ if TYPE_CHECKING:
 BACKOFF_NS_MIN = 100 * MS_NS
 BACKOFF_NS_MAX = 5000 * MS_NS
 STABLE_NS = 10_000 * MS_NS
-"""A zygote that lived this long is replaced at once. After a shorter life we wait, twice as long each time."""
+"""A zygote that lived for this long is replaced at once. After a shorter life we wait, twice as long each time."""
 KEEP_SECONDS = 0.25
 """How often the keeper looks whether a new zygote is due."""
 SAID_NS_MIN = 1000 * MS_NS
-"""What a living zygote writes to its standard error is logged once in this time; the rest is dropped."""
+"""What a living zygote writes to its standard error is logged at most once in this time; the rest is dropped."""
 BOOT_NS_MAX = 15_000 * MS_NS
 """How long a zygote may take until it says that it is ready."""
 
@@ -46,7 +46,7 @@ class ZygoteSource(msgspec.Struct, frozen=True):
 
 
 class Asker(Protocol):
-    """Hears what the zygote did. ``number`` is the ``forked_as`` of the link that the fork was asked for with."""
+    """Is notified of what the zygote did. ``number`` is the ``forked_as`` of the worker's link."""
 
     def zygote_up(self) -> None:
         """The zygote takes requests."""
@@ -81,7 +81,7 @@ class ZygoteKeeper:
         self.lacking: dict[str, str] = {}
         """The languages that this zygote cannot run on this machine, and why."""
         self.why_lost = ""
-        """How the latest zygote ended that was lost, and what it said last."""
+        """How the zygote that was lost last ended, and the last line that it wrote."""
         self._loop = loop
         self._start = source.start
         self._zygote = source.first
@@ -108,7 +108,7 @@ class ZygoteKeeper:
         self._hand_over()
 
     def unask(self, link: WorkerLink) -> bool:
-        """Takes back what was asked. Returns False if the zygote has been handed it already."""
+        """Withdraws the request. Returns False if the zygote has been handed it already."""
         if link not in self._waiting:
             return False
         self._waiting.remove(link)
@@ -137,13 +137,13 @@ class ZygoteKeeper:
                 self._waiting.popleft()
                 self._asker.refused(link.forked_as, str(error))
                 continue
-            except Exception as error:  # the request would stay the first in the row for ever
+            except Exception as error:  # else the request would stay at the head of the queue for ever
                 self._waiting.popleft()
                 self._asker.failed(link.forked_as, error)
                 self._asker.refused(link.forked_as, "the supervisor failed at its jail")
                 continue
             if not self._zygote.fork(link.forked_as, jail, link.theirs.fileno(), link.marks_write):
-                return  # its socket is full: the next message from it, or the next second, tries again
+                return  # its socket is full: we try again at its next message, or in a second
             self._waiting.popleft()
             link.handed_over()
 
@@ -170,9 +170,9 @@ class ZygoteKeeper:
         for message, fd in messages:
             try:
                 self._take(message, fd)
-            except Exception as error:  # the other workers' news are as good as they were
+            except Exception as error:  # the other messages are about other workers, and are handled
                 self._asker.failed(getattr(message, "worker", 0), error)
-                if isinstance(message, inner.Forked):  # perhaps nobody has noted how to kill it
+                if isinstance(message, inner.Forked):  # perhaps its pidfd was not stored, so we could not kill it
                     self.kill_child(message.worker)
         self._hand_over()
 
@@ -193,7 +193,7 @@ class ZygoteKeeper:
 
     def _lost(self, zygote: ZygoteLink, *, silent: bool = False) -> None:
         if zygote is not self._zygote or self._due_ns:
-            return  # its loss is known
+            return  # its loss was handled before
         now_ns = time.monotonic_ns()
         self.ready = False
         self._loop.remove(zygote.fileno())
@@ -215,7 +215,7 @@ class ZygoteKeeper:
         self._metrics.health["zygote"] = f"{what} and is being restarted; no worker can start"
 
     def replace(self) -> None:
-        """Kills a zygote that does not report ends any more. Its loss then takes the usual course."""
+        """Kills a zygote that does not report ends any more, and handles its loss as usual."""
         self._logs.log("error", "the zygote does not report the end of a killed worker; it is replaced")
         self._lost(self._zygote, silent=True)
 

@@ -9,6 +9,7 @@ import select
 import signal
 import socket
 import time
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -33,6 +34,9 @@ LAST_LINE_CHARS_MAX = 300
 class ZygoteLink:
     """One zygote process. Must be made before any thread or ZeroMQ context exists."""
 
+    target: Callable[[Any, dict[str, Any]], None] = staticmethod(start.main)
+    """What the process runs. `plugin debug` has a zygote of its own."""
+
     def __init__(self, boot: dict[str, Any]) -> None:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         death_read, self._death_write = os.pipe()
@@ -40,7 +44,7 @@ class ZygoteLink:
         control = Connection(os.dup(theirs.fileno()))
         self._said_fd, said_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self._said = b""
-        self.process = BareProcess(start.main, (control, boot), "apex-exec-zygote", ignores_ends=True,
+        self.process = BareProcess(type(self).target, (control, boot), "apex-exec-zygote", ignores_ends=True,
                                    stderr=said_write)
         try:
             self.process.start()

@@ -47,7 +47,7 @@ class Kubernetes:
                 if error.errno == socket.EAI_AGAIN:
                     raise EngineSilent(f"the cluster's DNS does not answer for {name}.{self._service}: {error}"
                                        ) from None
-            except OSError as error:
+            except (OSError, UnicodeError) as error:
                 raise EngineSilent(f"{name}.{self._service}: {error}") from None
             else:
                 found.add(name)

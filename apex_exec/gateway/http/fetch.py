@@ -209,6 +209,13 @@ class Fetcher:
         body = _body(request.body, headers)
         url = urls.parse(request.url)
         injection = Injection(secrets, url, headers, plain=self._reach.is_internal(url.raw_host or "", url.port or 0))
+        try:
+            return await self._hops(request, named, may_hop, method, headers, body, url, injection)
+        except ApiFailure as failure:
+            raise ApiFailure(failure.code, injection.removed_name(failure.message), failure.retry_after_ms) from None
+
+    async def _hops(self, request: Fetch, named: tuple[str, ...], may_hop: MayHop, method: str, headers: dict[str, str],
+                    body: bytes | None, url: URL, injection: Injection) -> tuple[dict[str, Any], dict[str, Any]]:
         facts: dict[str, Any] = {"host": url.raw_host, "httpMethod": method}
         if injection.names:
             facts["secrets"] = ", ".join(injection.names)
@@ -217,7 +224,7 @@ class Fetcher:
             if hop:
                 await may_hop()
             response = await self._send(method, url, injection.added(url, method, headers), body,
-                                        may_hop if request.retry else None)
+                                        may_hop if request.retry else None, quotes=not injection.names)
             try:
                 location = response.headers.get("Location")
                 if response.status not in _REDIRECTS or location is None:
@@ -225,7 +232,7 @@ class Fetcher:
                     facts.update(status=response.status, redirects=hop)
                     return reply, facts
             except _ERRORS as error:
-                raise _failure(error, url) from None
+                raise _failure(error, url, quotes=not injection.names) from None
             finally:
                 response.close()  # does nothing if the body was read to its end, and the connection is kept
             status = response.status
@@ -241,9 +248,9 @@ class Fetcher:
         raise ApiFailure("redirect_limit", f"the server sent more than {REDIRECTS_MAX} redirects; request the final "
                                            "address")
 
-    async def _send(self, method: str, url: URL, headers: dict[str, str], body: bytes | None, may_repeat: MayHop | None
-                    ) -> aiohttp.ClientResponse:
-        """The response as soon as its head is there. Raises ApiFailure.
+    async def _send(self, method: str, url: URL, headers: dict[str, str], body: bytes | None, may_repeat: MayHop | None,
+                    *, quotes: bool) -> aiohttp.ClientResponse:
+        """The response as soon as its head is there. Raises ApiFailure, which has what the server sent if ``quotes``.
 
         With ``may_repeat`` the request is sent once more if the kept connection, on which it went out, ends before."""
         for is_again in (False, True):
@@ -252,7 +259,7 @@ class Fetcher:
                 return await self._session.request(method, url, headers=headers, data=body, allow_redirects=False,
                                                    trace_request_ctx=sending)
             except _ERRORS as error:
-                failure = _failure(error, url)
+                failure = _failure(error, url, quotes=quotes)
                 ended = isinstance(error, aiohttp.ServerDisconnectedError | aiohttp.ClientOSError) and not isinstance(
                     error, aiohttp.ClientConnectorError)
             except ApiFailure as refused:
@@ -312,7 +319,7 @@ async def _read(response: aiohttp.ClientResponse, asked: str, injection: Injecti
         size += len(name) + len(value)
         if size > HEADER_BYTES_MAX or count >= HEADERS_MAX:
             raise ApiFailure("too_large", f"the response has over {HEADERS_MAX} headers or {HEADER_BYTES_MAX} bytes")
-        key, value = name.lower(), injection.removed(_one_text(value))
+        key, value = injection.removed_name(name.lower()), injection.removed(_one_text(value))
         headers[key] = f"{headers[key]}, {value}" if key in headers else value
     decompressor = Decompressor(headers.get("content-encoding", ""))
     body = bytearray()
@@ -324,8 +331,8 @@ async def _read(response: aiohttp.ClientResponse, asked: str, injection: Injecti
             response.close()
             raise ApiFailure("too_large", f"the response is larger than {BODY_BYTES_MAX} bytes, which is the limit")
     decompressor.end()
-    return {"status": response.status, "headers": headers,
-            **read_body(injection.removed_bytes(bytes(body)), headers.get("content-type", ""), asked)}
+    read = read_body(injection.removed_bytes(bytes(body)), headers.get("content-type", ""), asked)
+    return {"status": response.status, "headers": headers, **injection.removed_read(read)}
 
 
 def _one_text(value: str) -> str:
@@ -337,7 +344,9 @@ def _one_text(value: str) -> str:
     return value
 
 
-def _failure(error: BaseException, url: URL) -> ApiFailure:
+def _failure(error: BaseException, url: URL, *, quotes: bool) -> ApiFailure:
+    """Why a request failed. Not ``quotes``: without the bytes of an answer that is not HTTP, in whose middle half a
+    secret could stand."""
     cause: BaseException | None = error
     while cause is not None:  # aiohttp wraps the exceptions of the resolver and of TLS
         if isinstance(cause, ApiFailure):
@@ -351,4 +360,6 @@ def _failure(error: BaseException, url: URL) -> ApiFailure:
     text = str(error).split("\n")[0][:REASON_MAX]
     if "Got more than" in text or "too large" in text.lower() or "Too many" in text:
         return ApiFailure("too_large", "the response's head is too large")
+    if not quotes and not isinstance(error, OSError):
+        text = "the answer is not HTTP as this client takes it, and is not shown, since it may repeat a secret setting"
     return ApiFailure("fetch_failed", f"{type(error).__name__}: {text}" if text else type(error).__name__)

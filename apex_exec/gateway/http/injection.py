@@ -2,10 +2,19 @@
 
 A secret is bound to hosts by the manifest, and goes to the origin that the request was made to and to no other: a
 redirect that leads away leaves it behind for good. It is sent over https, over plain http only inside the operator's
-own networks. What a server echoes of it is taken out of the response.
+own networks. What a server echoes of it is taken out of the answer, be it the head, the body, or an error that
+quotes them; as it is, and in the forms in which servers write text (``forms``).
 """
 
 from __future__ import annotations
+
+import base64
+import binascii
+import contextlib
+import html
+import json
+from collections.abc import Iterator
+from urllib.parse import quote
 
 from yarl import URL
 
@@ -16,6 +25,57 @@ PLACE = "[secret]"
 
 Secrets = tuple[tuple[str, str, str, str, tuple[str, ...]], ...]
 """(setting, header, the header's value, the secret, hosts) each."""
+
+
+CHARSETS = ("utf-16-le", "utf-16-be", "utf-32-le", "utf-32-be")
+"""Character sets in which ASCII has other bytes than in UTF-8."""
+DECODED_CHARS_MIN = 8
+"""A shorter password inside a secret would be found by chance. A secret itself is as long at least."""
+
+
+def forms(value: str, secret: str) -> frozenset[str]:
+    """``secret`` and the header's ``value`` with it, as JSON, HTML, URLs and base64 write them. A value for Basic is
+    base64 of a name and a password, which a server may echo as such."""
+    texts = {secret}
+    scheme, _, rest = value.partition(" ")
+    if scheme.lower() == "basic":
+        with contextlib.suppress(binascii.Error, ValueError):
+            pair = base64.b64decode(rest, validate=True).decode()
+            texts |= {pair, pair.partition(":")[2]}
+    whole = {text for text in texts if len(text) >= DECODED_CHARS_MIN}
+    return frozenset(form for text in whole for form in _forms(text)) | {
+        form for text in (value, *whole) for form in _base64(text)}
+
+
+def _forms(text: str) -> Iterator[str]:
+    yield text
+    yield repr(text.encode())[2:-1]
+    quoted = json.dumps(text)[1:-1]
+    yield quoted
+    yield quoted.replace("/", "\\/")
+    for letters in ("<>&", "<>&\"'+`"):
+        for write in ("\\u%04x", "\\u%04X"):
+            yield "".join(write % ord(one) if one in letters else json.dumps(one)[1:-1] for one in text)
+    for escaped in (html.escape(text, quote=False), html.escape(text)):
+        yield escaped
+        yield escaped.replace("&#x27;", "&#39;").replace("&quot;", "&#34;")
+    for safe in ("", "/", "!*'()", "!*'();/?:@&=+$,#"):
+        yield quote(text, safe=safe)
+        yield quote(text, safe=safe).replace("%20", "+")
+
+
+def _base64(text: str) -> Iterator[str]:
+    """Base64 of ``text`` wherever it begins in a longer text: the letters that no neighbour has a part in; and those at
+    the end of one."""
+    for begin in range(3):
+        raw = b"\0" * begin + text.encode()
+        whole = len(raw) - len(raw) % 3
+        for found in (base64.b64encode(part).decode()[(0, 2, 3)[begin]:] for part in (raw[:whole], raw)):
+            if len(found) >= DECODED_CHARS_MIN:
+                yield found
+                yield found.rstrip("=")
+                yield found.replace("+", "-").replace("/", "_")
+                yield found.rstrip("=").replace("+", "-").replace("/", "_")
 
 
 class Injection:
@@ -35,7 +95,8 @@ class Injection:
                                             "URL")
         self._origin = url.origin()
         self._headers = {header: value for _, header, value, _, _ in mine}
-        self._texts = tuple(secret for _, _, _, secret, _ in mine)
+        found = {form for _, _, value, secret, _ in mine for form in forms(value, secret)}
+        self._texts = tuple(sorted(found, key=len, reverse=True))  # the longest first: one may hold another
         self.names = [name for name, _, _, _, _ in mine]
         """The settings whose secrets are sent."""
 
@@ -47,15 +108,32 @@ class Injection:
         return urls.check_headers(method, {**headers, **self._headers})
 
     def removed(self, text: str) -> str:
-        """``text`` of the response without the secrets."""
+        """``text`` of the response, or of an error about it, without the secrets."""
         for secret in self._texts:
             if secret in text:
                 text = text.replace(secret, PLACE)
         return text
+
+    def removed_name(self, name: str) -> str:
+        """A header's name, or an error that may quote a host's, without the secrets: names lose the case of letters."""
+        text, low = self.removed(name), name.lower()
+        return PLACE if any(secret.lower() in low for secret in self._texts) and text == name else text
+
+    def removed_read(self, reply: dict[str, str | bytes]) -> dict[str, str | bytes]:
+        """What was read of a body, as ``bodies.read_body`` returns it: in another charset, the secrets looked
+        different."""
+        text = reply["body"]
+        if not isinstance(text, str) or (plain := self.removed(text)) == text:
+            return reply
+        return {"body": plain}
 
     def removed_bytes(self, body: bytes) -> bytes:
         """The response's body without the secrets."""
         for secret in self._texts:
             if (raw := secret.encode()) in body:
                 body = body.replace(raw, PLACE.encode())
+        if self._texts and b"\0" in body:
+            for charset in CHARSETS:
+                for secret in self._texts:
+                    body = body.replace(secret.encode(charset), PLACE.encode(charset))
         return body

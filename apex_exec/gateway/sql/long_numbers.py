@@ -14,7 +14,8 @@ from apex_exec.gateway.sql.dialect import OPERATOR
 NUMBER_CHARACTERS_MAX = 1000
 """The most characters of a number that is written as a text."""
 
-_SOUNDS_LIKE_A_NUMBER = re.compile(r"\s*[-+]?[\d._]*(?:[eE][-+]?[\d_]+)?\s*")
+_SOUNDS_LIKE_A_NUMBER = re.compile(r"\s*+[-+]?[\d._]*+(?:[eE][-+]?[\d_]++)?\s*+")
+"""It gives nothing back: between two parts that spaces fit into, 200 kB of them could be divided for minutes."""
 _LARGE_EXPONENT = re.compile(r"[eE][-+]?[\d_]{4}")
 
 

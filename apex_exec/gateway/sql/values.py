@@ -101,12 +101,22 @@ def as_json(value: Any) -> Any:
                                            "only") from None
 
 
+def json_text(value: Any) -> str:
+    """``value``, a map or a list that is written to a column, as JSON. What JSON does not have becomes text. Raises
+    ApiFailure."""
+    try:
+        return json.dumps(value, separators=(",", ":"), default=str)
+    except (TypeError, ValueError, RecursionError):
+        raise ApiFailure("sql_parameters", "a map for a database has texts as its keys, and is not nested deeper than "
+                                           "JSON can be") from None
+
+
 def to_sqlite(value: Any) -> Any:
     """``value`` as SQLite stores it: timestamps as ISO 8601 in UTC, maps and lists as JSON, booleans as 0 and 1."""
     if isinstance(value, datetime):
         return value.astimezone(UTC).isoformat(" ")
     if isinstance(value, dict | list):
-        return json.dumps(value, separators=(",", ":"), default=str)
+        return json_text(value)
     return int(value) if isinstance(value, bool) else value
 
 
@@ -125,7 +135,7 @@ def _element(value: Any) -> str:
     elif isinstance(value, datetime):
         text = value.isoformat()
     else:
-        text = json.dumps(value) if isinstance(value, dict | bool) else str(value)
+        text = json_text(value) if isinstance(value, dict | bool) else str(value)
     escaped = text.replace("\\", "\\\\").replace('"', '\\"')
     return f'"{escaped}"'
 

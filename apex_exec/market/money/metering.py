@@ -17,7 +17,7 @@ import msgspec
 from apex_exec.errors import CODES, Code, Retry
 from apex_exec.ledger.reading import Event
 from apex_exec.ledger.records import API_EVENTS
-from apex_exec.ledger.refusals import was_refused
+from apex_exec.ledger.refusals import made, was_refused
 from apex_exec.market.money.months import Interval, merge, month_interval, parse_month, whole_seconds
 
 EXECUTION = "plugin.execution"
@@ -60,7 +60,7 @@ class Usage(msgspec.Struct):
         elif event.event_type == CPU:
             self.cpu_us += round(_number(event.metadata.get("cpuMs")) * 1000)
         elif event.event_type in API_EVENTS and not was_refused(event):
-            self.api_calls += 1
+            self.api_calls += made(event)
             self.network_requests += event.action == "fetch"
 
     def figures(self) -> dict[str, int | float]:

@@ -11,8 +11,9 @@ OWN_LINES_MIN = 3
 SCAFFOLD_RATIO_MAX = 0.9
 _SETUP = re.compile(r"\b(set[ -]?up|install(ation|ing)?|getting started|quick ?start|configur(e|ing|ation))\b", re.I)
 _EXAMPLE = re.compile(r"\b(examples?|usage)\b", re.I)
-_HEADING = re.compile(r"^(#{1,6}\s+(?P<atx>.+?)\s*#*|(?P<setext>\S.*)\n(=+|-+))\s*$", re.M)
-_PLACEHOLDER = re.compile(r"\b(TODO|FIXME|TBD|lorem ipsum)\b|<(describe|your|insert)[^>\n]*>", re.I)
+_ATX = re.compile(r"#{1,6}[ \t]")
+_UNDERLINE = re.compile(r"(=+|-+)[ \t]*")
+_PLACEHOLDER = re.compile(r"\b(TODO|FIXME|TBD|lorem ipsum)\b|<(describe|your|insert)[^<>\n]*>", re.I)
 
 
 def readme_problems(data: bytes | None, scaffold: str = "") -> list[str]:
@@ -41,12 +42,26 @@ def readme_problems(data: bytes | None, scaffold: str = "") -> list[str]:
 
 
 def _sections(text: str) -> list[tuple[str, str]]:
-    """(heading, text up to the next heading of any level). Headings inside code blocks do not count."""
-    fenced = re.sub(r"^(```|~~~).*?^\1", lambda match: match[0].replace("#", "\0"), text, flags=re.M | re.S)
-    found = list(_HEADING.finditer(fenced))
-    ends = [*(match.start() for match in found[1:]), len(fenced)][: len(found)]
-    return [(match["atx"] or match["setext"] or "", fenced[match.end() : end].strip())
-            for match, end in zip(found, ends, strict=True)]
+    """(heading, text up to the next heading of any level). Headings inside code blocks do not count.
+
+    Line by line: a regular expression for all of it was kept busy for hours by one heading with a thousand spaces."""
+    found: list[tuple[str, list[str]]] = []
+    fence, before = "", ""
+    for line in text.split("\n"):
+        mark = line[:3] if line.startswith(("```", "~~~")) else ""
+        if mark and fence in ("", mark):
+            fence = "" if fence else mark
+        is_code = bool(fence or mark)
+        if not is_code and _ATX.match(line) and (title := line.lstrip("#").strip(" \t#")):
+            found.append((title, []))
+        elif not is_code and before[:1].strip() and _UNDERLINE.fullmatch(line):
+            if found and found[-1][1]:
+                found[-1][1].pop()  # the heading that this line underlines
+            found.append((before, []))
+        elif found:
+            found[-1][1].append(line)
+        before = "" if is_code else line
+    return [(title, "\n".join(lines).strip()) for title, lines in found]
 
 
 def _lines(text: str) -> list[str]:

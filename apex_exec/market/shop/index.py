@@ -49,6 +49,7 @@ class Entry(msgspec.Struct, frozen=True):
     licence: str = ""
     homepage: str = ""
     keywords: list[str] = []
+    icon: str = ""
 
     @property
     def path(self) -> str:
@@ -56,7 +57,7 @@ class Entry(msgspec.Struct, frozen=True):
         return f"bundles/{self.digest}.apx"
 
 
-SHOWN = ("description", "licence", "homepage", "keywords")
+SHOWN = ("description", "licence", "homepage", "keywords", "icon")
 """What an entry has of the manifest for people to read."""
 
 

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import logging
 import threading
@@ -13,7 +14,7 @@ from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import msgspec
 import sqlalchemy as sa
@@ -50,7 +51,7 @@ T = TypeVar("T")
 
 KEY_NAME = "market"
 README_BYTES_MAX = 64 * 1024
-"""How much of a README a listing shows."""
+"""How much of a README, and of a changelog, a listing shows."""
 CHAINS_SECONDS, CHAINS_LOOK_SECONDS = 10.0, 0.5
 """How long the closing of a month waits for other daemons' ledgers: they are shipped every second."""
 METERED_MONTHS_MAX = 3
@@ -192,13 +193,18 @@ class Shop:
         row = db.execute(sa.select(publications.c.entry).where(publications.c.submission == submission.id)).scalar_one()
         return msgspec.json.decode(row, type=Entry)
 
-    def readme(self, submission: Submission) -> str:
-        """The start of its README; "" if its bytes are gone."""
-        try:
-            body = self.kept(submission)[0].files.get("README.md", b"")
-        except Refusal:
-            return ""
-        return body[:README_BYTES_MAX].decode("utf-8", "replace")
+    def about(self, submission: Submission) -> dict[str, Any]:
+        """What its bundle has for people to read: the start of its ``readme`` and ``changelog``, ``description`` and
+        the like, how many ``screenshots``. A README of "" if its bytes are gone."""
+        shown: dict[str, Any] = {}
+        files: dict[str, bytes] = {}
+        with contextlib.suppress(Refusal):
+            bundle = self.kept(submission)[0]
+            shown, files = bundle.manifest.shown(), bundle.files
+        start = {name: files.get(path, b"")[:README_BYTES_MAX].decode("utf-8", "replace")
+                 for name, path in (("readme", "README.md"), ("changelog", shown.get("changelog", "")))}
+        return {**{key: shown.get(key, "") for key in SHOWN}, "keywords": shown.get("keywords", []), **start,
+                "screenshots": len(shown.get("screenshots", ()))}
 
     def write_index(self, db: sa.Connection, now_ns: int) -> Index:
         """Signs the index of what is published now, one version higher, and replaces the old one."""

@@ -109,6 +109,9 @@ export class FakePlatform {
   logged = [];
 
   constructor(plugin, answers = {}) {
+    const unknown = Object.keys(answers).find((name) => name !== "settings" && !METHODS.includes(name));
+    if (unknown !== undefined)
+      throw new TypeError(`FakePlatform has no answer ${JSON.stringify(unknown)}: they are settings, ${METHODS.join(", ")}`);
     this.plugin = plugin;
     this.answers = answers;
     this.storage = new Map(); // what `api.storage` keeps: "<user>/<key>" to its value; of what is common the user is ""

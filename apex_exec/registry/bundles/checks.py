@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from apex_exec.catalogue.hooks import HOOKS
-from apex_exec.errors import Code, Refusal
+from apex_exec.errors import Code, Refusal, WireError
 from apex_exec.registry.bundles.bundle import Bundle
 from apex_exec.registry.bundles.manifest import Manifest
 from apex_exec.registry.scan.findings import Report
 from apex_exec.registry.trust.policy_file import Policy
+from apex_exec.wire import hooks
 
 if TYPE_CHECKING:
     from apex_exec.registry.context import Context  # SQLAlchemy, which `plugin validate` can do without
@@ -91,7 +92,8 @@ def check_scan(ctx: Context, bundle: Bundle) -> Report:
 
 def canary_call(manifest: Manifest, hook: str | None, payload: dict[str, Any] | None,
                user: str | None) -> dict[str, Any]:
-    """The call that a new generation, or a live plugin, is tried with: {} if ``hook`` is "none"."""
+    """The call that a new generation, or a live plugin, is tried with: {} if ``hook`` is "none". Raises Refusal for a
+    payload or a user that no host could send: the plugin is not to blame for what it makes of them."""
     if hook == "none":
         return {}
     declared = manifest.manifest.hooks
@@ -99,4 +101,11 @@ def canary_call(manifest: Manifest, hook: str | None, payload: dict[str, Any] | 
         raise Refusal("hook_not_declared", f"{manifest.id} does not declare {hook!a}", code=Code.INVALID_INPUT,
                       hint=f"one of {', '.join(declared)}, or none")
     name = hook or next(one for one in HOOKS if one in declared)
-    return {"hook": name, "payload": HOOKS[name].sample if payload is None else payload, "userId": user or NOBODY}
+    try:
+        caller = hooks.check_user(user or NOBODY)
+        if payload is not None:
+            hooks.check_payload(name, msgspec.Raw(msgspec.msgpack.encode(payload)), caller)
+    except WireError as error:
+        raise Refusal("bad_trial", f"{name}: {error.message}", code=Code.INVALID_INPUT, details=error.details,
+                      hint="`apex-exec schema` has what each hook takes") from None
+    return {"hook": name, "payload": HOOKS[name].sample if payload is None else payload, "userId": caller}

@@ -125,9 +125,11 @@ def write_scaffold(parent: Path, plugin: str, author: str, hook: str = WIDGETS_H
     if hook not in HOOKS:
         raise Refusal("unknown_hook", f"there is no hook {hook[:60]!a}", code=Code.INVALID_INPUT,
                       hint=f"the hooks are {', '.join(HOOKS)}; name the configuration that declares others by --config")
-    if not is_plugin_id(plugin):
-        raise Refusal("bad_id", f"{plugin[:60]!a} is not a plugin id", code=Code.INVALID_INPUT,
-                      hint="3 to 50 of lower-case a-z, digits and hyphens, as in custom-analytics")
+    return write_new(parent, plugin, scaffold_files(plugin, author, hook, language))
+
+
+def scaffold_files(plugin: str, author: str, hook: str, language: Language) -> dict[str, str]:
+    """The texts of a new plugin by path."""
     is_widgets = hook == WIDGETS_HOOK
     values = {"id": plugin, "name": _name_of(plugin), "hook": hook}
     if language == "python":
@@ -141,13 +143,20 @@ def write_scaffold(parent: Path, plugin: str, author: str, hook: str = WIDGETS_H
         "manifest": {"entrypoint": "plugin.py" if language == "python" else "index.js", "hooks": [hook]},
         "apiVersion": ">=1.0,<2",
     }
-    files |= {"manifest.json": json.dumps(manifest, indent=2) + "\n",
-              "README.md": scaffold_readme(plugin, hook, language)}
+    return {**files, "manifest.json": json.dumps(manifest, indent=2) + "\n",
+            "README.md": scaffold_readme(plugin, hook, language)}
+
+
+def write_new(parent: Path, plugin: str, files: dict[str, str]) -> Path:
+    """Creates ``parent/plugin`` with ``files``. Raises Refusal; never writes into an existing folder."""
+    if not is_plugin_id(plugin):
+        raise Refusal("bad_id", f"{plugin[:60]!a} is not a plugin id", code=Code.INVALID_INPUT,
+                      hint="3 to 50 of lower-case a-z, digits and hyphens, as in custom-analytics")
     folder = parent / plugin
     try:
         folder.mkdir(parents=True)
         for path, text in files.items():
-            (folder / path).parent.mkdir(exist_ok=True)
+            (folder / path).parent.mkdir(parents=True, exist_ok=True)
             (folder / path).write_text(text, "utf-8")
     except FileExistsError:
         raise Refusal("exists", f"{folder} already exists", code=Code.CONFLICT,

@@ -1,0 +1,24 @@
+"""The daemon of ``plugin debug``: ``python -m apex_exec.cli.plugin.debugged PORT DIR serve …``.
+
+It is the daemon itself with another zygote. No configuration leads here: a daemon that is started in any other way has
+no way to run a plugin under a debugger.
+"""
+
+from __future__ import annotations
+
+import sys
+
+from apex_exec.cli.run import main as run
+from apex_exec.executor.processes.zygote_link import ZygoteLink
+from workers.debug.start import DebugZygote
+
+
+def main() -> None:
+    """The arguments behind the folder are those of `apex-exec`."""
+    port, folder, *words = sys.argv[1:]
+    ZygoteLink.target = DebugZygote(int(port), folder, [path for path in sys.path if path])
+    run(words)
+
+
+if __name__ == "__main__":
+    main()

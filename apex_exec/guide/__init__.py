@@ -1,0 +1,1 @@
+"""What authors of plugins read, and how a terminal shows it."""
