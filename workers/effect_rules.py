@@ -76,9 +76,10 @@ class Tally:
     def room_for(self, size: int) -> None:
         """Raises EffectRefused unless one more effect may be taken."""
         if self.count >= EFFECTS_MAX:
-            raise EffectRefused("effect_limit", f"one invocation may have {EFFECTS_MAX} effects")
+            raise EffectRefused("effect_limit", f"one invocation can have at most {EFFECTS_MAX} effects")
         if self.bytes + size > EFFECTS_BYTES_MAX:
-            raise EffectRefused("effect_limit", f"the effects of one invocation may have {EFFECTS_BYTES_MAX} bytes")
+            raise EffectRefused("effect_limit", f"the effects of one invocation can have at most {EFFECTS_BYTES_MAX} "
+                                                "bytes")
 
     def took(self, size: int) -> None:
         """Counts an effect that was taken."""
@@ -101,7 +102,7 @@ def full_name(method: str, plugin: str, name: Any, components: frozenset[str]) -
                                                   "its name of letters, digits, '.', '_', ':' and '-'")
         return event
     if len(name) > NAME_CHARACTERS_MAX or not _COMPONENT.fullmatch(name):
-        raise EffectRefused("invalid_params", "a component is 1-100 of letters, digits, '.', '_' and '-'")
+        raise EffectRefused("invalid_params", "a component's name must have 1 to 100 letters, digits, '.', '_' and '-'")
     if components and name not in components:
         raise EffectRefused("component_not_allowed", f"the platform does not render {name}")
     return name
@@ -119,7 +120,7 @@ def check_shape(method: str, body: bytes) -> None:
     if len(body) > 1024 and (fault := too_dear(body)):
         raise EffectRefused("effect_limit", f"{field}: {fault}")
     if method == RENDER and (not body or body[0] not in _MAPS):
-        raise EffectRefused("invalid_params", "props are a map")
+        raise EffectRefused("invalid_params", "props must be a map")
 
 
 def check_depth(body: bytes) -> None:

@@ -170,7 +170,8 @@ def verify(
 
     if fleet:
         if head:
-            raise BadParameter("the heads of other daemons' chains are signed by themselves", param_hint="--head")
+            raise BadParameter("--head cannot be combined with --fleet, since each chain there has a signed head of "
+                               "its own", param_hint="--head")
         _verify_fleet(config, state_dir, as_json)
         return
     noted = None
@@ -179,7 +180,8 @@ def verify(
         try:
             noted = int(number), bytes.fromhex(digest)
         except ValueError:
-            raise BadParameter("it is not SEQ:HASH as `audit verify` prints it", param_hint="--head") from None
+            raise BadParameter("this is not SEQ:HASH; copy it from the output of `audit verify`",
+                               param_hint="--head") from None
     database, state = place(config, state_dir)
     begun = time.monotonic()
     found = walk(database, state, noted, anchor_of(config), noted_elsewhere(config, state_dir))

@@ -68,13 +68,13 @@ def respond(db: sa.Connection, now_ns: int, ticket: int, responder: str, text: s
     if not responder.strip():
         raise Refusal("responder_missing", "an answer needs the responder's name", code=Code.INVALID_INPUT)
     if len(text) > ANSWER_CHARS_MAX:
-        raise Refusal("answer_too_long", f"an answer has at most {ANSWER_CHARS_MAX} characters",
+        raise Refusal("answer_too_long", f"the answer is longer than {ANSWER_CHARS_MAX} characters; shorten it",
                       code=Code.INVALID_INPUT)
     if text.strip():
         kept = db.execute(sa.select(sa.func.count()).where(answers.c.ticket == ticket)).scalar_one()
         if kept >= ANSWERS_MAX:
-            raise Refusal("answers_full", f"ticket {ticket} has {ANSWERS_MAX} answers, and takes no more",
-                          hint="close it, and go on in a new one", code=Code.CONFLICT)
+            raise Refusal("answers_full", f"ticket {ticket} has {ANSWERS_MAX} answers, which is the limit",
+                          hint="close it, and continue in a new one", code=Code.CONFLICT)
         db.execute(sa.insert(answers).values(ticket=ticket, responder=responder, text=text.strip(), at_ns=now_ns))
     if current.responded_ns is None:
         db.execute(sa.update(tickets).where(tickets.c.id == ticket).values(responded_ns=now_ns, responder=responder))
@@ -92,7 +92,8 @@ def get(db: sa.Connection, ticket: int) -> Ticket:
     """One ticket by its number. Raises Refusal("ticket_unknown")."""
     row = db.execute(sa.select(tickets).where(tickets.c.id == ticket)).first()
     if row is None:
-        raise Refusal("ticket_unknown", f"ticket {ticket} does not exist", code=Code.NOT_FOUND)
+        raise Refusal("ticket_unknown", f"ticket {ticket} does not exist", code=Code.NOT_FOUND,
+                      hint="`apex-exec market ticket list` shows the tickets")
     return as_struct(row, Ticket)
 
 
@@ -113,7 +114,8 @@ def find(db: sa.Connection, now_ns: int, plugin: str, state: str, offset: int, l
     """One page of the tickets, those first whose answer is due first, with the number of each state. Raises
     Refusal("state_unknown")."""
     if state not in STATES:
-        raise Refusal("state_unknown", f"{state[:40]!a} is none of {', '.join(filter(None, STATES))}",
+        raise Refusal("state_unknown", f"{state[:40]!a} is not a state of a ticket; the states are "
+                                       f"{', '.join(filter(None, STATES))}",
                       code=Code.INVALID_INPUT)
     waits = tickets.c.responded_ns.is_(None)
     conditions = _conditions(now_ns)

@@ -66,8 +66,8 @@ def create(ctx: Context, args: DoorTokenArgs) -> dict[str, Any]:
 
     def work(db: sa.Connection) -> None:
         if len(_rows(db, now_ns)) >= TOKENS_MAX:
-            raise Refusal("tokens_full", f"there are {TOKENS_MAX} tokens that count", code=Code.CONFLICT,
-                          hint="revoke those that nobody uses: `apex-exec door token list`")
+            raise Refusal("tokens_full", f"there are already {TOKENS_MAX} valid tokens, which is the limit",
+                          code=Code.CONFLICT, hint="revoke those that nobody uses: `apex-exec door token list`")
         if db.execute(sa.select(t.door_tokens.c.id).where(t.door_tokens.c.id == row.id)).first() is not None:
             raise Refusal("token_exists", "this token is registered already", code=Code.CONFLICT,
                           hint="make another one")
@@ -131,11 +131,14 @@ def _check(args: DoorTokenArgs, user: str) -> None:
     if not user and not args.act_as and set(args.scopes) & {"invoke", "dispatch"}:
         raise _invalid("no_user", "a token that calls hooks acts as one user, or as any", "name the user, or act-as")
     if not args.scopes or not set(args.scopes) <= set(SCOPES):
-        raise _invalid("bad_scope", "a token needs at least one scope that exists", f"there are {', '.join(SCOPES)}")
+        raise _invalid("bad_scope", "a token needs at least one scope, and only scopes that exist",
+                       f"the scopes are {', '.join(SCOPES)}")
     if len(args.plugins) > NAMES_MAX or not all(map(is_plugin_id, args.plugins)):
-        raise _invalid("bad_plugin", f"plugins are ids, at most {NAMES_MAX}", "see `apex-exec plugin list`")
+        raise _invalid("bad_plugin", f"a plugin must be given by its id, and at most {NAMES_MAX} of them",
+                       "see `apex-exec plugin list`")
     if len(args.hooks) > NAMES_MAX or not all(map(_HOOK.fullmatch, args.hooks)):
-        raise _invalid("bad_hook", f"hooks are names such as onDataFetch, at most {NAMES_MAX}",
+        raise _invalid("bad_hook", f"a hook must be given by its name, such as onDataFetch, and at most {NAMES_MAX} "
+                                   "of them",
                        "see `apex-exec schema`")
 
 

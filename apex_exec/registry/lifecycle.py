@@ -43,7 +43,7 @@ def move(db: sa.Connection, plugin: PluginRow, state: str, now_ns: int, **values
     if state != plugin.state and state not in TRANSITIONS[plugin.state]:
         allowed = ", ".join(sorted(TRANSITIONS[plugin.state] - {plugin.state}))
         raise Refusal("invalid_transition", f"{plugin.id} is {plugin.state} and cannot become {state}",
-                      hint=f"from {plugin.state} there is {allowed}", code=Code.CONFLICT)
+                      hint=f"from {plugin.state} it can become: {allowed}", code=Code.CONFLICT)
     db_.change_plugin(db, plugin.id, now_ns, state=state, **{"reason": "", **values})
 
 
@@ -69,7 +69,8 @@ def fresh(ctx: Context, version: VersionRow) -> VersionRow:
     """The version's row as it is now. Raises Refusal("version_not_found")."""
     row = ctx.store.transact(lambda db: db_.get_version(db, version.plugin, version.version))
     if row is None or row.digest != version.digest:
-        raise Refusal("version_not_found", f"{version.plugin} {version.version} was removed meanwhile",
+        raise Refusal("version_not_found", f"{version.plugin} {version.version} was removed in the meantime; install "
+                                           "it again",
                       code=Code.NOT_FOUND)
     return row
 
@@ -97,7 +98,7 @@ def register(ctx: Context, bundle: Bundle, signatures: bytes = b"") -> VersionRo
     manifest, now_ns = bundle.manifest, ctx.now_ns()
     if manifest.id in ctx.folder_plugins:
         raise Refusal("served_from_folder", f"{manifest.id} is served from plugins_dir", code=Code.CONFLICT,
-                      hint="remove it from that folder first")
+                      hint="remove it from that folder first, and run `apex-exec reload`")
     given = read_signatures(signatures)
     replaced: list[str] = []
 
@@ -109,7 +110,8 @@ def register(ctx: Context, bundle: Bundle, signatures: bytes = b"") -> VersionRo
             replaced.append(known.digest)
             known = None
         if known is not None and known.digest != bundle.digest:
-            raise Refusal("version_exists", f"{manifest.id} {manifest.version} already exists with other content",
+            raise Refusal("version_exists", f"{manifest.id} {manifest.version} is already registered with other "
+                                            "content",
                           code=Code.CONFLICT, hint="give the changed bundle a new version")
         plugin = db_.get_plugin(db, manifest.id)
         signed = keyring.evaluate(db, bundle.digest, given, now_ns, plugin.author_key if plugin is not None else "")
@@ -224,7 +226,7 @@ def wait_for_approvals(ctx: Context, version: VersionRow) -> list[dict[str, Any]
     denied = [row for row in waiting if row["state"] == "denied"]
     if denied:
         raise Refusal("approval_denied", f"{denied[0]['permission']} was denied to {version.plugin} {version.version}: "
-                      f"{denied[0]['reason']}", hint="publish a version without it")
+                      f"{denied[0]['reason']}", hint="publish a version that does not need this permission")
     return waiting
 
 
@@ -235,7 +237,7 @@ def install(ctx: Context, version: VersionRow) -> dict[str, Any]:
     if plugin.state in SERVED:
         if plugin.version == version.version:
             return {"id": plugin.id, "version": plugin.version, "state": plugin.state, "waiting": [], "changed": False}
-        raise Refusal("already_installed", f"{plugin.id} {plugin.version} is installed", code=Code.CONFLICT,
+        raise Refusal("already_installed", f"{plugin.id} {plugin.version} is already installed", code=Code.CONFLICT,
                       hint=f"use `apex-exec plugin upgrade` for {version.version}")
     report = validate(ctx, version)
     version = fresh(ctx, version)
@@ -267,7 +269,8 @@ def admit(ctx: Context, db: sa.Connection, version: VersionRow) -> None:
     service: it was checked minutes ago, or days ago if it waited for an approval, and may have been revoked since."""
     row = db_.get_version(db, version.plugin, version.version)
     if row is None or row.digest != version.digest:
-        raise Refusal("version_not_found", f"{version.plugin} {version.version} was removed meanwhile",
+        raise Refusal("version_not_found", f"{version.plugin} {version.version} was removed in the meantime; install "
+                                           "it again",
                       code=Code.NOT_FOUND)
     if why := row.reason if row.state == "revoked" else ctx.revoked(ctx, row.digest):
         raise Refusal("version_revoked", f"{row.plugin} {row.version} was revoked: {why}",

@@ -123,7 +123,7 @@ def _install(ctx: Context, args: BundleArgs) -> dict[str, Any]:
     bundle, signatures = _bundle(ctx, args)
     row = ctx.store.transact(lambda db: db_.get_plugin(db, bundle.manifest.id))
     if row is not None and row.state in lifecycle.SERVED and row.version != bundle.manifest.version:
-        raise Refusal("already_installed", f"{row.id} {row.version} is installed", code=Code.CONFLICT,
+        raise Refusal("already_installed", f"{row.id} {row.version} is already installed", code=Code.CONFLICT,
                       hint=f"use `apex-exec plugin upgrade` for {bundle.manifest.version}")
     with _about(bundle.manifest.id):
         installed = lifecycle.install(ctx, lifecycle.register(ctx, bundle, signatures))

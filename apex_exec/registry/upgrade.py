@@ -62,7 +62,7 @@ def upgrade(ctx: Context, bundle: Bundle, signatures: bytes, canary: CanaryCall)
     if old.digest == bundle.digest:
         return {"id": plugin.id, "version": old.version, "state": plugin.state, "waiting": [], "changed": False}
     if version_key(wanted.version) <= version_key(old.version):
-        raise Refusal("not_newer", f"{plugin.id} {old.version} is served, and {wanted.version} is not newer",
+        raise Refusal("not_newer", f"{wanted.version} is not newer than {plugin.id} {old.version}, which is served",
                       code=Code.CONFLICT, hint="give it a higher version, or use `apex-exec plugin rollback`")
     new = register(ctx, bundle, signatures)
     report = validate(ctx, new)
@@ -109,7 +109,7 @@ def switch(ctx: Context, new: VersionRow, canary: CanaryCall, operation: str) ->
             why = f"it failed its trial: {error.message}"[:500]
             ctx.store.transact(lambda db: db_.change_version(db, new.plugin, new.version, reason=why))
         raise Refusal("canary_failed", f"{new.plugin} {new.version} failed its trial: {error.message}; "
-                      f"{before.version} goes on", details={**error.details, "cause": error.reason},
+                      f"{before.version} is still served", details={**error.details, "cause": error.reason},
                       hint="fix it, or try it with another call (--hook, --payload)") from None
     ctx.at_point("canary-passed")
 

@@ -59,6 +59,23 @@ def test_no_page_and_no_docstring_has_a_foreign_phrase() -> None:
     assert not [hit for path in sorted(_pages()) if path != Path(__file__) for hit in _hits(path)]
 
 
+def _messages(path: Path) -> Iterator[str]:
+    """What a Python file may show to a person: its texts of several words, without the docstrings."""
+    tree = ast.parse(path.read_text("utf-8"))
+    documentation = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in documentation:
+            yield node.value
+
+
+def test_no_message_of_the_code_has_a_foreign_phrase(tmp_path: Path) -> None:
+    (tmp_path / "a.py").write_text('"""Whoever."""\nraise ValueError(f"{1} is no name")\n', "utf-8")
+    assert list(_messages(tmp_path / "a.py")) == [" is no name"]
+    paths = [*(ROOT / "apex_exec").rglob("*.py"), *(ROOT / "workers").rglob("*.py")]
+    assert not [f"{path.relative_to(ROOT)}: {text[:80]}" for path in paths if not SKIPPED & set(path.parts)
+                for text in _messages(path) if " " in text.strip() and PHRASES.search(text)]
+
+
 def test_a_foreign_phrase_is_found_wherever_prose_is(tmp_path: Path) -> None:
     source = '"""Whoever asks."""\nX = "told"\n\n\ndef f():  # so long\n    """It is\n    no name, no longer."""\n'
     assert [PHRASES.findall(re.sub(r"\s+", " ", prose)) for prose in _prose(tmp_path / "a.py", source)] == [

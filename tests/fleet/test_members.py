@@ -167,7 +167,7 @@ def test_a_configuration_that_names_no_pod_or_no_engine_is_one_clear_error() -> 
         Kubernetes("web", ["x"])
     with pytest.raises(ConfigError, match="headless Service"):
         Kubernetes("web-0", [])
-    with pytest.raises(ConfigError, match="no engine of this release"):
+    with pytest.raises(ConfigError, match="this release has no engine"):
         engine_of("ray", "a", [])
 
 

@@ -97,7 +97,7 @@ def test_a_promise_that_a_hook_forgets_is_told_once_for_each_call(daemon: Daemon
 
 @pytest.mark.parametrize(("action", "words"), [
     ("many", ["the first of 5)", "Error: n0"]), ("flood", ["the first of 64 or more)", "Error: f0"]),
-    ("refused", ["PermissionDenied", "acts/index.js:"]), ("no error", ["{ a: 1 }", "it is no Error"]),
+    ("refused", ["PermissionDenied", "acts/index.js:"]), ("no error", ["{ a: 1 }", "this is not an Error"]),
     ("failed too", ["TypeError"])])
 def test_one_line_tells_of_all_and_shows_the_first(daemon: Daemon, action: str, words: list[str]) -> None:
     (line,) = told(daemon, "acts", action, fails=action == "failed too")

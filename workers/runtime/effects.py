@@ -129,7 +129,7 @@ class Effects:
         if permission not in self._permissions:
             raise EffectRefused("permission_denied", denied(permission))
         if type(params) is not dict:
-            raise EffectRefused("invalid_params", "the parameters are no map")
+            raise EffectRefused("invalid_params", "the parameters must be a map")
         field = CARRIES[method]
         body = _encoded(params.get(field, _EMPTY[field]), f"$.{field}")
         if len(body) > wire.API_PARAMS_BYTES_MAX:

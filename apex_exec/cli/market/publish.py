@@ -11,8 +11,8 @@ from apex_exec.cli.verbs import Argument, Option
 
 @market_app.command(epilog=examples("apex-exec market publish 7 --by olga", "apex-exec market publish --refresh"))
 def publish(submission: Annotated[int, Argument(min=0, help="The approved submission.")] = 0,
-            publisher: Annotated[str, Option("--by", metavar="NAME", help="Who publishes.")] = "",
-            refresh: Annotated[bool, Option("--refresh", help="Only sign the index anew.")] = False,
+            publisher: Annotated[str, Option("--by", metavar="NAME", help="The publisher, for the record.")] = "",
+            refresh: Annotated[bool, Option("--refresh", help="Only sign the index again; publish nothing.")] = False,
             as_json: AsJson = False, runtime_dir: RuntimeDir = None, config: ConfigFile = None) -> None:
     """Counter-signs a bundle with the market key and puts it into the signed index."""
     from apex_exec.cli.facts import facts
@@ -25,9 +25,10 @@ def publish(submission: Annotated[int, Argument(min=0, help="The approved submis
 
 @market_app.command(epilog=examples("apex-exec market revoke sums --by olga --reason 'leaks data'"))
 def revoke(plugin: PluginId, reason: Reason,
-           actor: Annotated[str, Option("--by", metavar="NAME", help="Who does it.")] = "",
+           actor: Annotated[str, Option("--by", metavar="NAME", help="Your name, as it is recorded.")] = "",
            version: Annotated[str, Option(help="One version; default: all.")] = "",
-           deprecate: Annotated[bool, Option("--deprecate", help="Only stop new sales.")] = False,
+           deprecate: Annotated[bool, Option("--deprecate", help="Stop new sales only; what was bought stays "
+                                                                 "usable.")] = False,
            as_json: AsJson = False, runtime_dir: RuntimeDir = None, config: ConfigFile = None) -> None:
     """Takes a plugin off the market and stops it where it runs; or only deprecates it."""
     done = ask(config, runtime_dir, "market.revoke", plugin=plugin, version=version, reason=reason,

@@ -29,11 +29,11 @@ def buy(plugin: PluginId, user: User,
 @market_app.command(epilog=examples("apex-exec market entitle sums --customer 'ACME Corp' --until 2027-01-31 -o acme",
                                     "apex-exec market entitle sums --user 1111… --until 2027-01-31 -o one.json"))
 def entitle(plugin: PluginId,
-            until: Annotated[str, Option(metavar="TIME", help="When it ends; UTC if it says no zone.")],
+            until: Annotated[str, Option(metavar="TIME", help="When it ends, in UTC unless the time names a zone.")],
             output: Annotated[Path, Option("--output", "-o", help="The file to write.")],
             user: Annotated[list[str] | None,
                             Option("--user", metavar="UUID", help="A user; may be given again.")] = None,
-            customer: Annotated[str, Option(help="Covers every user of a daemon with this market.customer.")] = "",
+            customer: Annotated[str, Option(help="Cover every user of daemons whose market.customer is this.")] = "",
             as_json: AsJson = False, runtime_dir: RuntimeDir = None, config: ConfigFile = None) -> None:
     """Signs an entitlement for a customer's own daemon, which takes it by market.entitlements."""
     done = ask(config, runtime_dir, "market.entitle", plugin=plugin, until=until, users=user or [], customer=customer)

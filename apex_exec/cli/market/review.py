@@ -26,10 +26,12 @@ LONG_MS = 60_000
     "apex-exec market review", "apex-exec market review 7 --reviewer rita", "apex-exec market review 7 --diff",
     "apex-exec market review 7 --source", "apex-exec market review 7 --export ./submission-7"))
 def review(submission: Annotated[int, Argument(min=0, help="The submission's number; none: the queue.")] = 0,
-           reviewer: Annotated[str, Option(help="Your name.")] = "",
-           diff: Annotated[bool, Option("--diff", help="What is different from the version published before.")] = False,
-           source: Annotated[bool, Option("--source", help="The author's own files, findings in place.")] = False,
-           export: Annotated[Path | None, Option("--export", metavar="DIR", help="A new folder to read it in.")] = None,
+           reviewer: Annotated[str, Option(help="Your name, as it is recorded; never the author's.")] = "",
+           diff: Annotated[bool, Option("--diff", help="Show the changes since the version that was published "
+                                                       "before.")] = False,
+           source: Annotated[bool, Option("--source", help="Show the author's files with the findings.")] = False,
+           export: Annotated[Path | None, Option("--export", metavar="DIR", help="A new folder that the source is "
+                                                                                 "written to.")] = None,
            as_json: AsJson = False, runtime_dir: RuntimeDir = None, config: ConfigFile = None) -> None:
     """Takes a submission for review and shows what has to be reviewed; or, with --diff, --source or --export, its code.
 
@@ -101,8 +103,8 @@ def _read(submission: int, diff: bool, source: bool, export: Path | None, as_jso
 @market_app.command(epilog=examples("apex-exec market approve 7 --reviewer rita --digest 3f… --confirm-all --reason y"))
 def approve(submission: Submission, reviewer: Reviewer, reason: Reason,
             digest: Annotated[str, Option(help="The digest of the bundle that you reviewed.")],
-            confirm: Annotated[list[str] | None, Option(help="An item of the checklist; repeat it.")] = None,
-            confirm_all: Annotated[bool, Option("--confirm-all", help="Every item of the checklist.")] = False,
+            confirm: Annotated[list[str] | None, Option(help="Confirm an item of the checklist; repeatable.")] = None,
+            confirm_all: Annotated[bool, Option("--confirm-all", help="Confirm every item of the checklist.")] = False,
             key: ApproverKey = "", as_json: AsJson = False, state_dir: StateDir = None, runtime_dir: RuntimeDir = None,
             config: ConfigFile = None) -> None:
     """Approves a submission, for exactly these bytes."""

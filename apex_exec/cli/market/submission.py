@@ -18,7 +18,7 @@ CHECKS_TIMEOUT_MS = 300_000
 @market_app.command(epilog=examples("apex-exec market submit ./sums --as ann",
                                     "apex-exec market submit sums.apx --json"))
 def submit(path: Annotated[Path, Argument(help="The bundle: a folder or an .apx file.")],
-           submitter: Annotated[str, Option("--as", metavar="NAME", help="Who submits.")] = "",
+           submitter: Annotated[str, Option("--as", metavar="NAME", help="The submitter's name, for the record.")] = "",
            contact: Annotated[str, Option(help="The support contact, if the manifest has no `support`.")] = "",
            response_hours: Annotated[int, Option(help="Within how many hours, at most 24.")] = 0,
            as_json: AsJson = False, runtime_dir: RuntimeDir = None, config: ConfigFile = None) -> None:

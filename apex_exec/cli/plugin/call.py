@@ -70,7 +70,7 @@ def _call_folder(folder: Path, hook: str, given: dict[str, Any], user: str, conf
 def _chosen(hook: str, declared: list[str], plugin: str) -> str:
     """The hook to call. Ends the command if the plugin does not declare it."""
     if not declared:
-        fail(f"no plugin {plugin} is served; `apex-exec plugin list` shows those there are", EXIT_NO)
+        fail(f"no plugin {plugin} is served; `apex-exec plugin list` shows the plugins that are served", EXIT_NO)
     if hook and hook not in declared:
         fail(f"{plugin} does not declare {hook}; it declares {', '.join(declared)}", EXIT_NO)
     return hook or declared[0]

@@ -77,7 +77,7 @@ def sign(
     from apex_exec.registry.trust.signing import find_key, load_private, read_signatures, sign_digest, write_signatures
 
     if role not in ("author", "market"):
-        raise BadParameter("author or market", param_hint="--role")
+        raise BadParameter("the role must be author or market", param_hint="--role")
     private = load_private(find_key(state_path(config, state_dir) / "keys", key, ".key"))
     bundle, had = read_apx(file)
     made = sign_digest(private, role, bundle.digest, time.time_ns())

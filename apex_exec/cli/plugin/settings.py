@@ -75,7 +75,7 @@ def set_(
     kinds = {row["name"]: row for row in found["settings"]}
     given = dict(_pair(text, kinds) for text in values)
     if len(given) < len(values):
-        raise BadParameter("a name stands there twice", param_hint="NAME=VALUE")
+        raise BadParameter("a setting is named twice; name each once", param_hint="NAME=VALUE")
     done = ask(config, runtime_dir, "plugin.settings.set", {
         "id": plugin, "user": user, "tenant": tenant, "values": given, "expect": expect})
     show(done, as_json, f"{plugin}: {done['changed']} set for {_whom(user, tenant)}; revision {done['revision']}")

@@ -128,7 +128,7 @@ class Watch:
             step.actions.append(act.ReplaceZygote(worker.id))
         elif state == "stopping":
             assert worker.end is not None  # it was stopped for a reason
-            self._workers.kill(worker, End(worker.end.reason, message="the worker did not leave when told to"), step)
+            self._workers.kill(worker, End(worker.end.reason, message="the worker did not end when asked to"), step)
         elif now_ns - worker.due_ns > STALL_NS and not worker.had_grace:
             worker.had_grace = True  # the supervisor stood still: what the worker sent meanwhile is to be read first
             worker.due_ns = now_ns + STALL_GRACE_NS

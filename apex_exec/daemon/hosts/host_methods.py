@@ -234,7 +234,8 @@ class HostMethods:
             if len(body) > REPLY_BYTES_MAX:
                 out.answered(b"", "too_large", f"the host's answer has more than {REPLY_BYTES_MAX} bytes")
             elif not is_decodable(body):  # the plugin would fail at it, and be charged for it
-                out.answered(b"", "host_error", "the host's answer is no MessagePack value, or its text is no UTF-8")
+                out.answered(b"", "host_error", "the host's answer is not a MessagePack value, or its text is not "
+                                                "UTF-8")
             else:
                 out.answered(body, "", "")
             return out.plugin

@@ -26,4 +26,5 @@ def engine_of(kind: str, node: str, members: Sequence[str]) -> Engine:
         from apex_exec.fleet.engines.kubernetes import Kubernetes
 
         return Kubernetes(node, members)
-    raise ConfigError(f"fleet.engine: {kind!r} is no engine of this release")
+    raise ConfigError(f"fleet.engine: this release has no engine {kind!r}; the table of keys in apex_exec/README.md "
+                      "lists the engines")

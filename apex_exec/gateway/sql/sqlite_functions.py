@@ -32,7 +32,7 @@ class Refusals:
     def begin(self) -> None:
         """Forgets what was remembered. It may quote a row of its caller, and the next statement may be another user's.
         """
-        self.reason = "a function met a text that is no UTF-8"  # of which sqlite3 tells none of our functions
+        self.reason = "a function met a text that is not UTF-8"  # of which sqlite3 tells none of our functions
 
     def refuse(self, reason: str) -> ValueError:
         """The exception for SQLite."""

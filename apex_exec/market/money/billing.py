@@ -85,7 +85,7 @@ def hosting_quote(users: int, start_s: int, end_s: int, rates: tuple[Rate, ...] 
     if not 0 <= users <= USERS_MAX:
         raise Refusal("users_invalid", f"users: {users} is not between 0 and {USERS_MAX}", code=Code.INVALID_INPUT)
     if end_s < start_s:
-        raise Refusal("date_invalid", "--to is before --from", code=Code.INVALID_INPUT)
+        raise Refusal("date_invalid", "the end (--to) is before the beginning (--from)", code=Code.INVALID_INPUT)
     amount = round_half_up(hosting_exact([(start_s, end_s)], rates, users))
     if amount > AMOUNT_MINOR_MAX:
         raise Refusal("amount_invalid",

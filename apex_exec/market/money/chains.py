@@ -82,9 +82,10 @@ def check_covered(db: sa.Connection, month: str) -> None:
     late = behind(db, month)
     if late:
         named = "; ".join(f"{one.node} (chain {one.chain}) until {_moment(one.covered_ns)}" for one in late[:10])
-        raise Refusal("chains_behind", f"{month} is not closed, since {len(late)} ledgers have not arrived to its end: "
+        raise Refusal("chains_behind", f"{month} cannot be closed, because {len(late)} ledgers have not been shipped "
+                                       "to its end: "
                       f"{named}", code=Code.CONFLICT, details={"chains": [one.chain for one in late]},
-                      hint="start those daemons, or let them reach the database. To bill without a lost ledger: "
+                      hint="start those daemons, or give them access to the database. To bill without a lost ledger: "
                            "apex-exec billing close --month MONTH --without CHAIN --reason TEXT")
 
 
@@ -95,7 +96,7 @@ def leave(db: sa.Connection, names: Iterable[str], now_ns: int) -> list[str]:
     for name in names:
         if name not in known:
             raise Refusal("chain_unknown", f"there is no chain {name[:64]!a}", code=Code.NOT_FOUND,
-                          hint="the refusal that asked for it names it")
+                          hint="the message that asked for --without names the chain")
         db.execute(sa.update(chains).where(chains.c.chain == name, chains.c.left_ns == 0).values(left_ns=now_ns))
     return [f"{known[name].node} ({name})" for name in names]
 

@@ -47,14 +47,15 @@ def close_month(db: sa.Connection, now_ns: int, month: str, hosted: Hosted, usag
     check_closable(db, now_ns, month)
     closed = list(db.execute(sa.select(closed_months.c.month).order_by(closed_months.c.month)).scalars())
     if closed and closed[-1] > month:
-        raise Refusal("month_order", f"{closed[-1]} is already closed, and {month} is before it", code=Code.CONFLICT)
+        raise Refusal("month_order", f"{month} can no longer be closed, because the later month {closed[-1]} is "
+                                     "closed", code=Code.CONFLICT)
     open_before = {line.for_month for line in _wanted(db, month, hosted, rates)} - {month} - set(closed)
     if closed:
         follows = month_name(*next_month(*parse_month(closed[-1])))
         open_before |= {follows} - {month}
         open_before = {name for name in open_before if name > closed[-1]}
     if open_before:
-        raise Refusal("month_order", f"close {min(open_before)} first: it comes before {month}", code=Code.CONFLICT)
+        raise Refusal("month_order", f"{min(open_before)} is still open; close it before {month}", code=Code.CONFLICT)
     lines = _due(db, month, hosted, rates)
     db.execute(sa.insert(closed_months).values(month=month, closed_ns=now_ns, sha256=digest(lines)))
     if lines:

@@ -55,7 +55,7 @@ def parse_price(pricing: Any) -> Price:
     amount = check_minor(pricing["amount"], "pricing.amount", least=1)
     interval = pricing.get("interval", "")
     if model == "subscription" and interval not in ("month", "year"):
-        raise _invalid(f"interval: {str(interval)[:40]!r} is neither month nor year")
+        raise _invalid(f"interval: {str(interval)[:40]!r} must be month or year")
     return Price(cast(Model, model), amount, pricing["currency"], interval)
 
 

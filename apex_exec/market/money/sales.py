@@ -114,17 +114,18 @@ def buy(db: sa.Connection, now_ns: int, *, plugin: str, user_id: str, key: str, 
     if offer is None:
         raise Refusal("plugin_unknown", f"the marketplace has no {plugin[:60]!r}", code=Code.NOT_FOUND)
     if offer.state == "revoked":
-        raise Refusal("plugin_revoked", f"{plugin} was revoked; it cannot be bought")
+        raise Refusal("plugin_revoked", f"{plugin} was revoked by the marketplace, so it cannot be bought")
     last = _last_of_run(owned_by(db, plugin, user_id), now_ns)
     if last is not None and last.ends_ns is None:
-        raise Refusal("already_owned", f"{user_id} already owns {plugin} for good", code=Code.CONFLICT,
+        raise Refusal("already_owned", f"{user_id} already owns {plugin} without a time limit", code=Code.CONFLICT,
                       details={"purchase": last.key})
     if last is None and offer.state == "deprecated":
         raise Refusal("plugin_deprecated", f"{plugin} is deprecated: running subscriptions may be extended, but "
                       "it cannot be bought anew")
     price = price_at(subs.price_history(db, plugin), now_ns)
     if price is None or not price.paid:
-        raise Refusal("plugin_free", f"{plugin} is free; it needs no purchase")
+        raise Refusal("plugin_free", f"{plugin} is free, so there is nothing to buy; enable it with `apex-exec plugin "
+                                     f"enable {plugin}`")
     if last is not None:
         price = subs.decode_price(last.price)
     anchor_ns, number = (last.anchor_ns, last.number + 1) if last is not None else (now_ns, 0)
@@ -146,7 +147,8 @@ def refund(db: sa.Connection, now_ns: int, *, purchase: str, key: str, reason: s
     if repeated(db, refunds, check_key(key), purchase) is not None:
         return get(db, purchase)
     if not reason.strip():
-        raise Refusal("reason_missing", "a refund needs a reason", code=Code.INVALID_INPUT)
+        raise Refusal("reason_missing", "a refund needs a reason", code=Code.INVALID_INPUT, hint="say why with "
+                                                                                                 "--reason")
     bought = get(db, purchase)
     if bought.refunded_ns is not None:
         raise Refusal("already_refunded", f"purchase {purchase} was already refunded", code=Code.CONFLICT)
@@ -272,7 +274,7 @@ def _period(price: Price, anchor_ns: int, number: int) -> tuple[int, int | None]
     if price.model == "one-time":
         return anchor_ns, None
     if number >= PERIODS_MAX:
-        raise Refusal("subscription_too_long", f"a subscription is paid for at most {PERIODS_MAX} periods ahead")
+        raise Refusal("subscription_too_long", f"a subscription can be paid for at most {PERIODS_MAX} periods ahead")
     months = MONTHS[price.interval]
     return add_months(anchor_ns, number * months), add_months(anchor_ns, (number + 1) * months)
 

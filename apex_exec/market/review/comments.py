@@ -28,16 +28,17 @@ def add(db: sa.Connection, now_ns: int, submission: int, lines: int | None, *, p
     one = subs.get(db, submission)
     check_reviewer(reviewer, one.author, one.submitter)
     if one.state != "in_review":
-        raise Refusal("not_in_review", f"submission {submission} is {one.state}, so nobody comments on it any more",
+        raise Refusal("not_in_review", f"submission {submission} is {one.state}, and comments can be made during a "
+                                       "review only",
                       code=Code.CONFLICT)
     if not text.strip() or len(text) > TEXT_CHARS_MAX:
-        raise Refusal("comment_empty", f"a comment has 1 to {TEXT_CHARS_MAX} characters", code=Code.INVALID_INPUT)
+        raise Refusal("comment_empty", f"a comment must have 1 to {TEXT_CHARS_MAX} characters", code=Code.INVALID_INPUT)
     if lines is None or not 0 <= line <= lines:
         raise Refusal("line_unknown", f"submission {submission} has no line {line} in {path[:100]!a}",
                       code=Code.NOT_FOUND)
     kept = db.execute(sa.select(sa.func.count()).where(comments.c.submission == submission)).scalar_one()
     if kept >= COMMENTS_MAX:
-        raise Refusal("comments_full", f"submission {submission} has {COMMENTS_MAX} comments, and takes no more",
+        raise Refusal("comments_full", f"submission {submission} has {COMMENTS_MAX} comments, which is the limit",
                       hint="put the rest into the reason of the decision", code=Code.CONFLICT)
     db.execute(sa.insert(comments).values(submission=submission, path=path, line=line, text=text.strip(),
                                           reviewer=reviewer, uid=uid, at_ns=now_ns))

@@ -133,7 +133,7 @@ def measure(files: dict[str, bytes], arcs: Arcs, javascript: Collection[str] = (
     except subprocess.TimeoutExpired:
         why = f"it took over {SECONDS_MAX} seconds"
     raise Refusal("source_not_measurable", f"coverage of the plugin's source cannot be computed: {why or 'it crashed'}",
-                  hint="simplify the file that takes so long to parse")
+                  hint="simplify the file that takes too long to parse")
 
 
 def _report(files: dict[str, bytes], arcs: Arcs) -> Measured:

@@ -52,7 +52,8 @@ def check_move(state: str, target: str) -> None:
 def check_reviewer(reviewer: str, author: str, submitter: str) -> None:
     """Raises Refusal("reviewer_is_author") if people would review their own plugin."""
     if not reviewer.strip():
-        raise Refusal("reviewer_missing", "a review needs the reviewer's name", code=Code.INVALID_INPUT)
+        raise Refusal("reviewer_missing", "a review needs the reviewer's name", code=Code.INVALID_INPUT,
+                      hint="name yourself with --reviewer")
     if same_person(reviewer, author) or same_person(reviewer, submitter):
         raise Refusal("reviewer_is_author", f"{reviewer} is the author or submitted it; somebody else must review it")
 
@@ -60,10 +61,12 @@ def check_reviewer(reviewer: str, author: str, submitter: str) -> None:
 def check_decision(target: str, reason: str, checklist: list[str]) -> None:
     """Raises Refusal if a decision has no reason, or an approval leaves items of the checklist open."""
     if not reason.strip():
-        raise Refusal("reason_missing", "a decision needs a reason that its author can read", code=Code.INVALID_INPUT)
+        raise Refusal("reason_missing", "a decision needs a reason, which the author reads", code=Code.INVALID_INPUT,
+                      hint="give it with --reason")
     unknown = [item for item in checklist if item not in CHECKLIST]
     if unknown:
-        raise Refusal("checklist_invalid", f"{unknown[0][:40]!r} is not on the checklist: {', '.join(CHECKLIST)}",
+        raise Refusal("checklist_invalid", f"{unknown[0][:40]!r} is not an item of the checklist; the items are "
+                                           f"{', '.join(CHECKLIST)}",
                       code=Code.INVALID_INPUT)
     missing = [item for item in CHECKLIST if item not in checklist]
     if target == "approved" and missing:

@@ -46,7 +46,8 @@ def get(db: sa.Connection, submission: int) -> Submission:
     """One submission by its number. Raises Refusal("submission_unknown")."""
     row = db.execute(sa.select(submissions).where(submissions.c.id == submission)).first()
     if row is None:
-        raise Refusal("submission_unknown", f"submission {submission} does not exist", code=Code.NOT_FOUND)
+        raise Refusal("submission_unknown", f"submission {submission} does not exist", code=Code.NOT_FOUND,
+                      hint="`apex-exec market review` lists the queue")
     return as_struct(row, Submission)
 
 
@@ -65,7 +66,8 @@ def submit(db: sa.Connection, now_ns: int, *, plugin: str, version: str, digest:
         if _came_to_nothing(old, now_ns):
             continue
         if not same_person(old.author, author):
-            raise Refusal("author_mismatch", f"{plugin} belongs to {old.author}", hint="choose another id")
+            raise Refusal("author_mismatch", f"the id {plugin} belongs to another author, {old.author}",
+                          hint="choose another id")
         if old.author_key and old.author_key != author_key:
             raise Refusal("author_key_changed",
                           f"{plugin} was signed by the key {old.author_key}, but this bundle is not",
@@ -79,7 +81,8 @@ def submit(db: sa.Connection, now_ns: int, *, plugin: str, version: str, digest:
         if last.state == "scanning":  # its checks were interrupted, or another caller runs them now
             return last
         if last.state != "changes_requested":
-            raise Refusal("already_submitted", f"these bytes are submission {last.id}, {last.state}",
+            raise Refusal("already_submitted", f"exactly these bytes are already submission {last.id}, which is "
+                                               f"{last.state}",
                           code=Code.CONFLICT, details={"submission": last.id})
         db.execute(sa.update(submissions).where(submissions.c.id == last.id).values(
             contact=contact, sla_hours=sla_hours, submitter=submitter, price=encode(price), submitted_ns=now_ns))
@@ -125,7 +128,8 @@ def claim(db: sa.Connection, submission: int, reviewer: str) -> Submission:
     current = get(db, submission)
     check_reviewer(reviewer, current.author, current.submitter)
     if current.state != "in_review":
-        raise Refusal("not_in_review", f"submission {submission} is {current.state}", code=Code.CONFLICT)
+        raise Refusal("not_in_review", f"submission {submission} is {current.state}, so it cannot be reviewed",
+                      code=Code.CONFLICT)
     db.execute(sa.update(submissions).where(submissions.c.id == submission).values(reviewer=reviewer))
     return get(db, submission)
 
@@ -156,7 +160,7 @@ def check_digest(db: sa.Connection, current: Submission, digest: str) -> None:
         submissions.c.id > current.id).order_by(submissions.c.id.desc())).first()
     if newer is not None:
         raise Refusal("digest_changed", f"submission {current.id} was replaced by {newer[0]} with other bytes",
-                      hint="review that one", code=Code.CONFLICT, details={"submission": newer[0]})
+                      hint="review the newer one", code=Code.CONFLICT, details={"submission": newer[0]})
     if digest != current.digest:
         raise Refusal("digest_changed", f"submission {current.id} is for {current.digest[:16]}…, but these bytes are "
                       f"{digest[:16]}…", hint="submit the changed bundle", code=Code.CONFLICT)
@@ -193,7 +197,8 @@ def latest(db: sa.Connection, plugin: str) -> Submission:
     row = db.execute(sa.select(submissions).where(submissions.c.plugin == plugin).order_by(
         submissions.c.id.desc())).first()
     if row is None:
-        raise Refusal("submission_unknown", f"nothing was submitted as {plugin[:60]!r}", code=Code.NOT_FOUND)
+        raise Refusal("submission_unknown", f"no submission of {plugin[:60]!r} exists", code=Code.NOT_FOUND,
+                      hint="submit it with `apex-exec market submit FOLDER`")
     return as_struct(row, Submission)
 
 

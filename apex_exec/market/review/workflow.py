@@ -54,7 +54,8 @@ class Reviewing:
                response_hours: int) -> Any:
         """Accepts a bundle and checks it: ``in_review`` or ``changes_requested``, with every finding."""
         if not submitter.strip():
-            raise Refusal("submitter_missing", "a submission needs the submitter's name", code=Code.INVALID_INPUT)
+            raise Refusal("submitter_missing", "a submission needs the submitter's name", code=Code.INVALID_INPUT,
+                          hint="name yourself with --as")
         if (path is None) == (not data):
             raise Refusal("bundle_missing",
                           "a submission needs the path or the bytes of a bundle", code=Code.INVALID_INPUT)
@@ -153,7 +154,8 @@ class Reviewing:
             index = self.shop.change(self.shop.write_index)
             return {"index": index.version, "expiresNs": index.expires_ns}
         if not publisher.strip():
-            raise Refusal("publisher_missing", "a publication needs the publisher's name", code=Code.INVALID_INPUT)
+            raise Refusal("publisher_missing", "a publication needs the publisher's name", code=Code.INVALID_INPUT,
+                          hint="name yourself with --by")
         one = self.shop.read(lambda db: subs.get(db, submission))
         entry = None
         if one.state == "approved":
@@ -206,5 +208,5 @@ class Reviewing:
         except (ValueError, msgspec.DecodeError, InvalidSignature):
             found = None
         if found is None or found.digest != one.digest or not found.passed:
-            raise Refusal("result_forged", f"the machine's findings of submission {one.id} are not those that were "
+            raise Refusal("result_forged", f"the stored findings of submission {one.id} differ from those that were "
                           "signed for these bytes", hint="submit it again")

@@ -196,7 +196,8 @@ def _check_homepage(value: str) -> str:
 def _check_shown(*suffixes: str) -> Callable[[str], str]:
     def check(value: str) -> str:
         if _PATH.fullmatch(value) is None or value.startswith("/") or ".." in value or not value.endswith(suffixes):
-            raise _error("malformed", f"{value[:100]!a} is no path of a {' or '.join(suffixes)} file in the bundle",
+            raise _error("malformed", f"{value[:100]!a} is not the path of a {' or '.join(suffixes)} file in the "
+                                      "bundle",
                          f"as in shown/picture{suffixes[0]}")
         return value
 

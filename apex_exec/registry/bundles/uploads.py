@@ -49,7 +49,7 @@ class Uploads:
             there = path.stat().st_size if path.exists() else 0
             if offset not in (0, there):
                 raise Refusal("wrong_offset", f"{there} bytes are there, and the part begins at {offset}",
-                              code=Code.CONFLICT, hint="go on where it ends, or begin anew at 0",
+                              code=Code.CONFLICT, hint="continue where it ends, or start again at 0",
                               details={"received": there})
             if not path.exists():
                 self._make_room(uid)

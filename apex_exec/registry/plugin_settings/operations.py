@@ -48,7 +48,7 @@ def _owner(ctx: Context, args: OwnerArgs) -> tuple[str, str]:
     if args.tenant is None:
         return EVERYBODY, ""
     if not 1 <= len(args.tenant) <= TENANT_CHARS_MAX or not args.tenant.isprintable():
-        raise Refusal("bad_tenant", f"a tenant has 1 to {TENANT_CHARS_MAX} printable characters",
+        raise Refusal("bad_tenant", f"a tenant's name must have 1 to {TENANT_CHARS_MAX} printable characters",
                       code=Code.INVALID_INPUT, hint="the text of the column that data.tables' `tenant` names")
     if not any(isinstance(table.owner, dict) for table in ctx.settings.data.tables.values()):
         raise Refusal("no_tenants", "no table of data.tables says by `via` which tenant a user has",
@@ -86,7 +86,7 @@ def _revision(rows: list[Row]) -> str:
 
 def _expected(rows: list[Row], expect: str | None) -> None:
     if expect is not None and expect != _revision(rows):
-        raise Refusal("changed_meanwhile", "somebody has changed these settings since they were read",
+        raise Refusal("changed_meanwhile", "somebody else has changed these settings since you read them",
                       code=Code.CONFLICT, hint="read them again with `apex-exec plugin settings get`")
 
 
@@ -194,7 +194,8 @@ def unset(ctx: Context, args: UnsetArgs) -> dict[str, Any]:
     """Deletes values, also those that no version declares any more, and those of a plugin that is gone."""
     scope, owner = _owner(ctx, args)
     if bool(args.names) == args.all:
-        raise Refusal("no_names", "name what is to be deleted, or all of it", code=Code.INVALID_INPUT)
+        raise Refusal("no_names", "name the settings to delete, or ask for all of them (--all)",
+                      code=Code.INVALID_INPUT)
 
     def work(db: sa.Connection) -> tuple[int, str]:
         before = db_.of_owner(db, args.id, scope, owner)

@@ -146,7 +146,7 @@ def _parsed(text: str, where: str) -> SecretKeys:
             raise unavailable(f"{where}: line {number} is not a key: NAME and {KEY_BYTES} bytes in base64")
         keys[words[0]] = key
     if not keys:
-        raise unavailable(f"{where}: there is no key in it")
+        raise unavailable(f"{where} contains no key")
     return SecretKeys(keys)
 
 

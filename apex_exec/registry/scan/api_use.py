@@ -52,4 +52,5 @@ class ApiUse:
         for name, permission, items in (("network.allow", "network:fetch", request.network),
                                         ("data.tables", "data:read", request.tables)):
             if items and permission not in request.permissions and "data:write" not in request.permissions:
-                yield finding("idle-declaration", "manifest.json", 0, f"{name} is listed without {permission}")
+                yield finding("idle-declaration", "manifest.json", 0, f"{name} is listed, and the permission "
+                                                                      f"{permission} that it needs is not declared")

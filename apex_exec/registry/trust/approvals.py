@@ -127,7 +127,7 @@ def move(db: sa.Connection, row: ApprovalRow, state: str, **values: Any) -> None
     if state not in TRANSITIONS[row.state]:
         allowed = ", ".join(sorted(TRANSITIONS[row.state])) or "nothing further"
         raise Refusal("invalid_transition", f"an approval that is {row.state} cannot become {state}",
-                      hint=f"from {row.state} there is {allowed}", code=Code.CONFLICT)
+                      hint=f"from {row.state} it can become: {allowed}", code=Code.CONFLICT)
     db_.change_approval(db, row.id, state=state, **values)
 
 
@@ -188,13 +188,13 @@ def _check_signer(db: sa.Connection, statement: Statement, text: str, signature:
     names = {author.casefold()} | ({signer.owner.casefold(), signer.name.casefold()} if signer else set())
     if {key.owner.casefold(), key.name.casefold()} & names:
         raise Refusal("approver_is_author", f"{key.owner} is the author of {statement.plugin}",
-                      hint="have somebody else decide")
+                      hint="somebody else has to decide")
     if abs(statement.at_ns - now_ns) > CLOCK_SLACK_NS:
         raise Refusal("statement_stale", "the statement was signed more than ten minutes from now",
                       hint="check the clocks of both machines and sign it again")
     if statement.decision == "approve" and not now_ns < statement.expires_ns <= now_ns + DAYS_MAX * DAY_NS \
             + CLOCK_SLACK_NS:
-        raise Refusal("bad_expiry", f"an approval lasts at most {DAYS_MAX} days", hint=f"--days 1 to {DAYS_MAX}",
+        raise Refusal("bad_expiry", f"an approval can last at most {DAYS_MAX} days", hint=f"--days 1 to {DAYS_MAX}",
                       code=Code.INVALID_INPUT)
 
 

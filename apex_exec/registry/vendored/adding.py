@@ -255,7 +255,7 @@ def _unusable(name: str, wheels: dict[str, Wheel], why: str) -> Refusal:
     reason = (has[1] if has else why)[:300].split("; the operator can add it")[0]
     return Refusal("unusable_package", f"{name} cannot be imported in a plugin"
                    + (f" because of {blamed}" if blamed != name else "") + f": {reason}", code=Code.REFUSED,
-                   hint="take a package that does without; `apex-exec plugin add --help` says what a plugin has not")
+                   hint="choose a package that works without it; `apex-exec plugin add --help` lists what plugins lack")
 
 
 def modules_of(wheel: Wheel) -> list[str]:

@@ -203,7 +203,7 @@ def _file_problems(files: Mapping[str, bytes], package: Package, known: dict[str
     try:
         recorded = parse_record(body)
     except ValueError as error:
-        yield _problem("vendor_changed", record, f"it is no list of files: {error}", _AGAIN)
+        yield _problem("vendor_changed", record, f"it is not a list of files: {error}", _AGAIN)
         return
     for name, digest in recorded.items():
         path = VENDOR + name

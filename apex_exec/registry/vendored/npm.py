@@ -58,7 +58,8 @@ def _run(command: list[str], folder: Path, name: str) -> None:
     try:
         done = subprocess.run(command, cwd=folder, capture_output=True, timeout=SECONDS_MAX, stdin=subprocess.DEVNULL)
     except (OSError, subprocess.TimeoutExpired) as error:
-        raise Refusal(f"{name}_failed", f"{name} did not end well: {error}"[:300], hint="try again") from None
+        raise Refusal(f"{name}_failed", f"{name} could not be run to its end: {error}"[:300],
+                      hint="try again") from None
     if done.returncode:
         said = done.stderr.decode("utf-8", "replace").strip() or done.stdout.decode("utf-8", "replace").strip()
         if any(word in said for word in ("ENOTFOUND", "ECONNREFUSED", "ETIMEDOUT", "EAI_AGAIN", "ENETUNREACH")):

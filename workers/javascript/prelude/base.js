@@ -66,7 +66,7 @@
     // prelude: this engine makes them by calling `String.prototype.concat`.
     made.asString = value => {
       if (typeof value === "string") return value;
-      if (typeof value === "symbol") throw new TypeError("a symbol is no text");
+      if (typeof value === "symbol") throw new TypeError("a symbol cannot be converted to a string");
       return made.String(value);
     };
     made.isBuffer = value => {

@@ -74,7 +74,7 @@
       return;
     }
     if (isFinal && mapGet(ours, value.toJSON))
-      throw new NotAValue(path, "what toJSON returned is no plain data: JSON.stringify would empty it");
+      throw new NotAValue(path, "toJSON returned an object that is not plain data: return plain objects and arrays there");
     if (value instanceof DateHere) {
       const time = timeOf(value);
       if (time !== time) throw new NotAValue(path, "an invalid Date: return null");
@@ -781,7 +781,7 @@
       let text;
       try {
         text = error instanceof ErrorHere ? traceOf(error)
-          : show(error, 1) + " (it is no Error, so its place is not known: reject with new Error(…))";
+          : show(error, 1) + " (this is not an Error, so its place is not known: reject with new Error(…))";
       } catch (second) {
         if (second === null) throw second;
         text = "(the error's text is unavailable)";

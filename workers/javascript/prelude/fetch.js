@@ -16,7 +16,7 @@
 
     const nameOf = given => {
       const name = asString(given);
-      if (exec(TOKEN, name) === null) throw new TypeError(stringify(slice(name, 0, 80)) + " is no name of a header");
+      if (exec(TOKEN, name) === null) throw new TypeError(stringify(slice(name, 0, 80)) + " is not a valid name of a header");
       return toLowerCase(name);
     };
     const valueOf = (name, given) => {
@@ -196,7 +196,7 @@
           method = asString(init.method);
           const upper = toUpperCase(method);
           if (exec(TOKEN, method) === null || METHODS_REFUSED[upper]) {
-            throw new TypeError(stringify(slice(method, 0, 40)) + " is no method of a request");
+            throw new TypeError(stringify(slice(method, 0, 40)) + " is not a valid method of a request");
           }
           if (UPPER[upper]) method = upper;
         }

@@ -93,7 +93,7 @@ class FileScan:
         """Every finding of this file."""
         nodes = self._tree.nodes
         if self._tree.too_many:
-            yield finding("scan-unfinished", self.path, 0, f"over {NODES_MAX} nodes")
+            yield finding("scan-unfinished", self.path, 0, f"the file has more than {NODES_MAX} syntax nodes")
         self._api.renders = self._api.renders or not WIDGET_FIELDS.isdisjoint(self._tree.properties)
         for node in nodes["call_expression"]:
             yield from self._call(node, node.child_by_field_name("function"))

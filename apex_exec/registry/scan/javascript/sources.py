@@ -48,7 +48,7 @@ def _file(path: str, text: str, tree: Tree, api: ApiUse, is_loaded: bool) -> Ite
         node = tree.first_error()
         words = tree.text(node, 60).split("\n", 1)[0]
         yield finding("unparsable", path, node.start_point[0] + 1,
-                      f"not JavaScript near {words!a} (TypeScript has to be bundled first, by esbuild)")
+                      f"this is not valid JavaScript near {words!a} (TypeScript has to be bundled first, by esbuild)")
         return
     scan = FileScan(path, tree, api, is_test=path.startswith(_TEST_FOLDER), is_loaded=is_loaded)
     if not text.isascii():

@@ -100,7 +100,8 @@ class FileScan:
         inner: set[ast.AST] = set()
         for count, node in enumerate(ast.walk(self._tree)):
             if count > NODES_MAX:
-                yield finding("scan-unfinished", self.path, getattr(node, "lineno", 0), f"over {NODES_MAX} nodes")
+                yield finding("scan-unfinished", self.path, getattr(node, "lineno", 0), "the file has more than "
+                                                                                        f"{NODES_MAX} syntax nodes")
                 return
             yield from self._reach(node)
             if isinstance(node, ast.Call):

@@ -36,10 +36,10 @@ def _file(path: str, text: str, allowed: frozenset[str], own: frozenset[str], ap
     try:
         tree = ast.parse(text)
     except SyntaxError as error:
-        yield finding("unparsable", path, error.lineno or 0, f"not Python: {error.msg}")
+        yield finding("unparsable", path, error.lineno or 0, f"this is not valid Python: {error.msg}")
         return
     except (ValueError, RecursionError, MemoryError) as error:
-        yield finding("scan-unfinished", path, 0, f"the parser gave up: {type(error).__name__}")
+        yield finding("scan-unfinished", path, 0, f"Python's parser could not read the file: {type(error).__name__}")
         return
     api.renders = api.renders or any(
         (isinstance(node, ast.Constant) and node.value in WIDGET_FIELDS)
@@ -47,7 +47,7 @@ def _file(path: str, text: str, allowed: frozenset[str], own: frozenset[str], ap
     try:
         yield from FileScan(path, tree, allowed, own, api, is_test=path.startswith("tests/")).run()
     except (RecursionError, MemoryError) as error:
-        yield finding("scan-unfinished", path, 0, f"the rules gave up: {type(error).__name__}")
+        yield finding("scan-unfinished", path, 0, f"the rules could not be applied to the file: {type(error).__name__}")
 
 
 def _identifiers(text: str) -> dict[str, int]:
