@@ -348,7 +348,7 @@ CASES: list[Case[RawHost]] = [
           ("timestamp", MOMENT, "datetime"), ("list", [1, [None, {}]], "list"))),
     *(Case(f"values/not-back-{name}", "What a JavaScript host cannot read is INVALID_OUTPUT with its path.",
            _not_back(value)) for name, value in (("large", 2**53), ("nan", math.nan), ("infinity", -math.inf))),
-    *(Case(f"values/wrong-{what.replace(' ', '-')}", "A result that is no value of the protocol is INVALID_OUTPUT.",
+    *(Case(f"values/wrong-{what.replace(' ', '-')}", "A result that is not a value of the protocol is INVALID_OUTPUT.",
            _wrong_output(what)) for what in ("large int", "nan", "set", "proto", "key")),
     Case("values/envelope", "nil is absent, 5.0 is 5, unknown keys are ignored, userId is lower-cased.",
          _loose_envelope),

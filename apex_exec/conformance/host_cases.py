@@ -382,7 +382,7 @@ CASES: list[Case[HostUnderTest]] = [
            _wrong_answer(reply)) for n, reply in enumerate(WRONG_ANSWERS)),
     *(Case(f"replies/undecodable-{name}", "A reply that cannot be read fails its own call, and no other.",
            _undecodable(end)) for name, end in ENDS.items()),
-    Case("replies/junk", "What is no message, or answers nothing, disturbs nothing.", _junk),
+    Case("replies/junk", "Bytes that are not a message, and replies to nothing, disturb nothing.", _junk),
     Case("replies/in-pieces", "A reply may arrive byte by byte.", _in_pieces),
     Case("replies/in-one-write", "Many replies may arrive in one read.", _in_one_write),
     *(Case(f"replies/size-{size}", "A reply may have a megabyte and more.", _size(size))

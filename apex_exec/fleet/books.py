@@ -55,7 +55,7 @@ class _Told:
         """``found`` are all entries that are no statements now, with their faults."""
         for entry, why in found.items():
             if self._told.get(entry) != why:
-                log.warning("fleet.book: %s is no statement: %s", entry, why)
+                log.warning("fleet.book: %s is not a statement: %s", entry, why)
         self._told = found
 
 
@@ -141,7 +141,7 @@ def _content(path: Path) -> bytes:
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     try:
         if not stat.S_ISREG(os.fstat(fd).st_mode):
-            raise OSError("it is no regular file")
+            raise OSError("it is not a regular file")
         return os.read(fd, STATEMENT_BYTES_MAX + 1)
     finally:
         os.close(fd)

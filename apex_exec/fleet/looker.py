@@ -71,7 +71,7 @@ def address_of(host: str) -> str:
     try:
         return str(socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)[0][4][0])
     except UnicodeError:  # an empty label, or one of more than 63 characters
-        raise OSError("it is no host's name") from None
+        raise OSError("it is not a valid host name") from None
 
 
 class Looker:

@@ -96,7 +96,7 @@ def test_what_is_no_file_or_no_statement_neither_stops_nor_ends_the_reading(
         for _ in range(3):
             assert [one.name for one in book.read()] == ["a", "b"]
     (line,) = caplog.messages
-    assert "is no statement" in line and line.isprintable(), "one line, once"
+    assert "is not a statement" in line and line.isprintable(), "one line, once"
 
 
 def test_a_row_that_is_no_statement_is_logged_once_and_a_huge_one_is_not_even_fetched(
