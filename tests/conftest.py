@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 
 from tests.attack import campaign, neighbours
@@ -33,6 +34,9 @@ FAST = ("core", "wire", "docs", "daemon/test_unprivileged.py")
 """Folders and files whose tests are ``fast``; with ``-m fast`` nothing else is even read."""
 WORKERS_MAX = 4
 """More would not help: two or three tests keep a core busy, and the machine's other tests need quiet."""
+
+hypothesis.settings.register_profile("apex-exec", deadline=None)  # the machine's other work is no fault of an example
+hypothesis.settings.load_profile("apex-exec")
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # Begun in the background of a shell, where ctrl-C is ignored; children inherit that, and tests send them one.

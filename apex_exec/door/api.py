@@ -230,7 +230,7 @@ class Api:
         except TimeoutError:
             raise Problem(Code.PROTOCOL_ERROR, f"the body took longer than {BODY_SECONDS:g} s", status=408,
                           headers={"Connection": "close"}) from None
-        except web.RequestPayloadError:
+        except (web.RequestPayloadError, ConnectionError):  # the caller may have left: nobody reads this then
             raise Problem(Code.PROTOCOL_ERROR, "the body is shorter than its Content-Length") from None
         with self._paid_by(caller):
             return values.decode(_inflated(raw, bytes_max) if encoding == "gzip" else raw)

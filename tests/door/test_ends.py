@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import socket
+import struct
 import time
 
 from tests.door.test_door import in_background
@@ -53,6 +55,21 @@ def test_while_the_daemon_restarts_the_door_says_so_and_goes_on(daemon: Daemon) 
         finally:
             daemon.start()
         wait_for(lambda: door.act("echo-it", {}, token).status == 200, 20, "a call")
+
+
+def test_callers_that_leave_in_the_middle_of_a_body_are_no_fault_of_the_door(daemon: Daemon) -> None:
+    with Door(daemon) as door:
+        head = (f"POST /v1/invoke HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {door.token()}\r\n"
+                "Content-Type: application/json\r\nContent-Length: 1000\r\n\r\n{").encode()
+        for _ in range(5):
+            with socket.create_connection(("127.0.0.1", door.port)) as peer:
+                peer.sendall(head)
+                time.sleep(0.05)
+                peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # it ends with a reset
+        assert door.ask("GET", "/livez").status == 200
+        assert door.stop() == 0
+        assert door.process.stderr is not None
+        assert "Traceback" not in door.process.stderr.read()
 
 
 def _or_none(work: object) -> object:
