@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from apex_exec.cli.output import say
-from apex_exec.cli.plugin.calls_shown import CallsShown
 from apex_exec.cli.plugin.common import settings_with_hooks
 from apex_exec.cli.root import EXIT_NO, ConfigFile, examples, fail, need_linux, our_command, plugin_app
 from apex_exec.cli.verbs import Argument, Option
@@ -51,6 +50,7 @@ def dev(
     widgets and the result of the latest save, as JSON.
     """
     need_linux()
+    from apex_exec.cli.plugin.calls_shown import CallsShown
     from apex_exec.registry.bundles.bundle import read_folder
     from apex_exec.testing import DaemonFailed
 
