@@ -35,7 +35,7 @@ FAST = ("core", "wire", "docs", "daemon/test_unprivileged.py")
 WORKERS_MAX = 4
 """More would not help: two or three tests keep a core busy, and the machine's other tests need quiet."""
 
-hypothesis.settings.register_profile("apex-exec", deadline=None)  # the machine's other work is no fault of an example
+hypothesis.settings.register_profile("apex-exec", deadline=None)  # other work on the machine does not make an example wrong
 hypothesis.settings.load_profile("apex-exec")
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
