@@ -35,7 +35,8 @@ FAST = ("core", "wire", "docs", "daemon/test_unprivileged.py")
 WORKERS_MAX = 4
 """More would not help: two or three tests keep a core busy, and the machine's other tests need quiet."""
 
-hypothesis.settings.register_profile("apex-exec", deadline=None)  # other work on the machine does not make an example wrong
+# Other work on the machine makes no example wrong.
+hypothesis.settings.register_profile("apex-exec", deadline=None)
 hypothesis.settings.load_profile("apex-exec")
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
