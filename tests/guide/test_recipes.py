@@ -180,7 +180,7 @@ def test_a_second_login_from_elsewhere_is_reported(shell: Shell, service: tuple[
         database.execute("UPDATE sessions SET country = 'BR'")
     database.close()
     (effect,) = json.loads(shell(*call))["effects"]
-    assert effect["event"] == "login.anomaly" and effect["payload"]["reasons"] == ["new country"]
+    assert effect["event"] == "my-login-anomaly/login.anomaly" and effect["payload"]["reasons"] == ["new country"]
 
 
 @pytest.mark.parametrize("recipe", recipes())
