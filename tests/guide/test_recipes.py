@@ -45,7 +45,7 @@ ANSWERS: dict[str, Any] = {
     "login-anomaly": None,
     "trend-chart": [{"id": "visits", "component": "LineChart", "props": DAYS}],
     "markdown-notes": {"html": "<p><em>Hello</em></p>\n"},
-    "workdays": {"date": "2026-12-29"},
+    "workdays": {"date": "2026-12-28"},
     "monthly-report": {"html": "<h1>May</h1>\n<table>\n  <tr><td>A</td><td>12.50</td></tr>\n"
                                "  <tr><th>Total</th><th>12.50</th></tr>\n</table>"},
     "checked-form": {"ok": False, "errors": {"zip": "must match pattern ^[0-9]{4,5}$"}},
@@ -180,7 +180,7 @@ def test_a_second_login_from_elsewhere_is_reported(shell: Shell, service: tuple[
         database.execute("UPDATE sessions SET country = 'BR'")
     database.close()
     (effect,) = json.loads(shell(*call))["effects"]
-    assert effect["event"] == "login.anomaly" and effect["payload"]["reasons"] == ["new country"]
+    assert effect["event"] == "my-login-anomaly/login.anomaly" and effect["payload"]["reasons"] == ["new country"]
 
 
 @pytest.mark.parametrize("recipe", recipes())

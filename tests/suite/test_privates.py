@@ -54,6 +54,7 @@ PRIVATES = {
     "tests/registry/test_lifecycle.py": (1, "a newer daemon: the version of its plugin API"),
     "tests/registry/test_rows_decide.py": (5, "a database that fails at one transaction of a running registrar"),
     "tests/registry/test_scan.py": (2, BOUND),
+    "tests/registry/test_vendored.py": (1, "a disk that is full at the last step of an exchange"),
     "tests/sandbox/test_cgroup.py": (9, "folders of control groups, which are the effect itself"),
     "tests/sim/history.py": (1, WORLD),
     "tests/sim/invariants.py": (1, WORLD),

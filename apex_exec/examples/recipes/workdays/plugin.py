@@ -24,7 +24,7 @@ def act(context: HookContext, params: dict[str, Any]) -> dict[str, Any]:
             result = {"days": _count(context, date.fromisoformat(given["from"]), date.fromisoformat(given["to"]))}
         else:
             result = None
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         result = {"error": f"{type(error).__name__}: {error}"}
     return {"result": result, "metadata": {}}
 
