@@ -19,8 +19,9 @@ FORM_BYTES_MAX = 64 * 1024
 """The largest form: a reason and a few names."""
 CSP = ("default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
        "form-action 'self'; base-uri 'none'; frame-ancestors 'none'")
+POLICY = "Content-Security-Policy"
 HEADERS = {
-    "Content-Security-Policy": CSP, "X-Content-Type-Options": "nosniff", "X-Frame-Options": "DENY",
+    POLICY: CSP, "X-Content-Type-Options": "nosniff", "X-Frame-Options": "DENY",
     "Referrer-Policy": "same-origin", "Cross-Origin-Opener-Policy": "same-origin",
     "Cross-Origin-Resource-Policy": "same-origin", "Cross-Origin-Embedder-Policy": "require-corp",
     "Permissions-Policy": "camera=(), geolocation=(), microphone=(), payment=(), usb=()",
@@ -78,8 +79,9 @@ class Guard:
 
 async def add_headers(_: web.Request, response: web.StreamResponse) -> None:
     """Puts the walls around every answer, also around errors."""
-    for name, value in HEADERS.items():
-        response.headers.setdefault(name, value)  # a picture has a stricter policy of its own
+    own = response.headers.get(POLICY, CSP)  # a picture has a stricter policy
+    response.headers.update(HEADERS)
+    response.headers[POLICY] = own
     if "Cache-Control" not in response.headers:
         response.headers["Cache-Control"] = "no-store"
 
