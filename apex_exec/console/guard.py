@@ -20,8 +20,9 @@ FORM_BYTES_MAX = 64 * 1024
 """The largest form: a reason and a few names."""
 CSP = ("default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
        "form-action 'self'; base-uri 'none'; frame-ancestors 'none'")
+POLICY = "Content-Security-Policy"
 HEADERS = {
-    "Content-Security-Policy": CSP, "X-Content-Type-Options": "nosniff", "X-Frame-Options": "DENY",
+    POLICY: CSP, "X-Content-Type-Options": "nosniff", "X-Frame-Options": "DENY",
     "Referrer-Policy": "same-origin", "Cross-Origin-Opener-Policy": "same-origin",
     "Cross-Origin-Resource-Policy": "same-origin", "Cross-Origin-Embedder-Policy": "require-corp",
     "Permissions-Policy": "camera=(), geolocation=(), microphone=(), payment=(), usb=()",
@@ -81,9 +82,9 @@ class Guard:
 
 async def add_headers(_: web.Request, response: web.StreamResponse) -> None:
     """Puts the walls around every answer, also around errors."""
-    # a picture has a stricter policy of its own
-    policy = response.headers.get("Content-Security-Policy", HEADERS["Content-Security-Policy"])
-    response.headers.update({**HEADERS, "Content-Security-Policy": policy})
+    own = response.headers.get(POLICY, CSP)  # a picture has a stricter policy
+    response.headers.update(HEADERS)
+    response.headers[POLICY] = own
     if "Cache-Control" not in response.headers:
         response.headers["Cache-Control"] = "no-store"
 

@@ -171,7 +171,8 @@ class Operations:
         offer = self.shop.read(lambda db: subs.listing(db, args.plugin))
         if offer is None:
             raise Refusal("plugin_unknown", f"the marketplace has no {args.plugin[:60]!r}", code=Code.NOT_FOUND)
-        return shown_picture(self.shop.kept(offer)[0], args.number)
+        bundle, _ = self.shop.kept(offer)
+        return shown_picture(bundle.manifest, bundle.files, args.number)
 
     def index(self, context: Context, args: Fetched) -> Any:
         """The content of a fetched index, once it was accepted: one entry and the place of its bundle, or the result of

@@ -51,4 +51,5 @@ def preview(ctx: Context, args: PreviewArgs) -> dict[str, Any]:
 
 def picture(ctx: Context, args: PictureArgs) -> dict[str, Any]:
     """See ``pictures.shown_picture``."""
-    return shown_picture(_served(ctx, args.id), args.number)
+    bundle = _served(ctx, args.id)
+    return shown_picture(bundle.manifest, bundle.files, args.number)

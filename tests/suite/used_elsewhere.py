@@ -15,6 +15,7 @@ USED = {
     "apex_exec/ledger/records.py: *": "fields of events",
     "apex_exec/ledger/report.py: *": "figures of the quarterly report, printed by their names",
     "apex_exec/console/figures.py: p[59][09]": "figures that a template shows",
+    "apex_exec/console/upgrades.py: from_version": "what a template shows",
     "apex_exec/executor/outcome.py: cpu_ms": "a field of `usage`, encoded",
     "apex_exec/daemon/hosts/*.py: host_cpu_ms": "a field of `usage`, encoded",
     "apex_exec/market/shop/index.py: published_ns": "a field of the signed index",

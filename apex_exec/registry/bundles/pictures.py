@@ -17,7 +17,6 @@ from xml.parsers import expat
 from apex_exec.errors import Code, Refusal
 
 if TYPE_CHECKING:
-    from apex_exec.registry.bundles.bundle import Bundle
     from apex_exec.registry.bundles.manifest import Manifest
 
 SVG_BYTES_MAX = 65_536
@@ -118,13 +117,12 @@ def png_problem(body: bytes, pixels_max: int) -> str:
     return "something follows its end" if at != len(body) else ""
 
 
-def shown_picture(bundle: Bundle, number: int) -> dict[str, Any]:
-    """The icon (0) or a screenshot (from 1) of ``bundle``: its media type and its bytes. Checked once more, since what
+def shown_picture(manifest: Manifest, files: Mapping[str, bytes], number: int) -> dict[str, Any]:
+    """The icon (0) or a screenshot (from 1) of a bundle: its media type and its bytes. Checked once more, since what
     browsers are given must be what was found to be harmless. Raises Refusal("no_picture")."""
-    manifest = bundle.manifest
     named = [manifest.icon, *manifest.screenshots]
     path = named[number] if number < len(named) else None
-    body = bundle.files.get(path) if path else None
+    body = files.get(path) if path else None
     if path is None or body is None or (_screenshot if number else _icon)(path, body):
         raise Refusal("no_picture", f"{manifest.id} {manifest.version} has no such picture", code=Code.NOT_FOUND)
     return {"type": "image/svg+xml" if path.endswith(".svg") else "image/png", "bytes": body, "name": path}
