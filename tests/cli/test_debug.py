@@ -154,3 +154,16 @@ def test_a_port_that_is_taken_is_said_to_be(tmp_path: Path) -> None:
         port = server.getsockname()[1]
         done = run("plugin", "debug", str(write_scaffold(tmp_path, "taken", "tests")), "--port", str(port))
     assert done.returncode == 1 and f"127.0.0.1:{port} is in use" in done.stderr and "UNJAILED" not in done.stderr
+
+
+@pytest.mark.slow
+def test_nothing_unjailed_is_left_if_the_command_is_killed(tmp_path: Path) -> None:
+    folder = write_scaffold(tmp_path, "orphan", "tests")
+    command = [sys.executable, "-m", "apex_exec", "plugin", "debug", str(folder), "--port", str(free_port())]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, cwd=ROOT)
+    assert process.stdout is not None and "attach a debugger" in process.stdout.readline()
+    children = psutil.Process(process.pid).children(recursive=True)
+    process.kill()
+    process.communicate()
+    _, alive = psutil.wait_procs(children, timeout=60)
+    assert len(children) >= 3 and not alive
