@@ -109,7 +109,7 @@ def test_the_second_of_two_people_is_told_and_changes_nothing(anna: Browser, con
     before = page.body.partition('name="revision" value="')[2].partition('"')[0]
     assert "Saved: rows" in text_of(save(anna, value_rows="5").body)
     told = text_of(save(ben, revision=before, value_rows="6").body)
-    assert "somebody has changed these settings since they were read" in told
+    assert "somebody else has changed these settings since you read them" in told
     assert daemon.operate("plugin.settings.get", id="shown")["settings"][1]["value"] == 5
 
 

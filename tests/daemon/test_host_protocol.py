@@ -175,7 +175,7 @@ def test_depth_is_bounded(host: Host) -> None:
 def test_a_self_chosen_routing_id_is_refused(daemon: Daemon) -> None:
     with Host(daemon.endpoint, ROUTING_ID=b"mine") as host:
         reply = host.raw(pack(action("echo")))
-        assert reply["code"] == "PROTOCOL_ERROR" and "routing id" in reply["message"]
+        assert reply["code"] == "PROTOCOL_ERROR" and "ZMQ_ROUTING_ID" in reply["message"]
     daemon.wait_metric('protocol_anomalies_total{kind="foreign_routing_id"}', 1.0)
 
 

@@ -119,10 +119,11 @@ def test_a_number_of_the_configuration_is_refused_or_can_be_served_with(path: st
 
 
 @pytest.mark.parametrize(("key", "value", "says"), [
-    ("sandbox.uid_range", [300_000, 200_000], "above"), ("sandbox.uid_range", [0, 10], "greater than or equal to 1"),
+    ("sandbox.uid_range", [300_000, 200_000], "greater than the last"),
+    ("sandbox.uid_range", [0, 10], "greater than or equal to 1"),
     ("sandbox.uid_range", [5], "required"), ("http.address", "127.0.0.1:99999", "65535"),
     ("http.address", "x", "HOST:PORT"),
-    ("http.address", "h:-1", "HOST:PORT"), ("breaker.backoff_min_seconds", 100, "above")])
+    ("http.address", "h:-1", "HOST:PORT"), ("breaker.backoff_min_seconds", 100, "is greater than")])
 def test_what_contradicts_itself_is_refused_by_name(key: str, value: Any, says: str) -> None:
     with pytest.raises(ConfigError, match=says) as caught:
         load_settings(None, {key: value})

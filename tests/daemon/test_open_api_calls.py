@@ -62,7 +62,7 @@ class Trail(absent.NoTrail):
 
     def actions(self) -> int:
         """How many API calls and effects are on record, those that share a record among them."""
-        return sum(metadata.get("count", 1) for event_type, _, _, metadata in self.taken
+        return sum(metadata.get("count", metadata.get("effects", 1)) for event_type, _, _, metadata in self.taken
                    if event_type != "security.anomaly")
 
 

@@ -158,11 +158,11 @@ def test_lost_and_foreign_keys_are_refused_at_the_start_and_found_by_verify(stor
     path = people_path(tmp_path / "audit.db")
     kept = path.read_bytes()
     path.unlink()
-    with pytest.raises(LedgerError, match="are gone"):
+    with pytest.raises(LedgerError, match="are missing"):
         AuditStore(tmp_path / "audit.db", tmp_path)
     finding = verify(tmp_path / "audit.db", tmp_path).finding
     assert finding is not None and finding.kind == "keys"
-    with pytest.raises(LedgerError, match="are gone"):
+    with pytest.raises(LedgerError, match="are missing"):
         users_of(tmp_path / "audit.db")
     people.People(path).close()
     with pytest.raises(LedgerError, match="another ledger"):

@@ -153,7 +153,7 @@ def test_fetch_the_host_and_widgets_need_theirs() -> None:
 
 # ---------------------------------------------------------------------- what the platform loads
 @pytest.mark.parametrize(("source", "rule", "line", "words"), [
-    ("export default { id: 'x' \n hooks }", "unparsable", 1, "not JavaScript"),
+    ("export default { id: 'x' \n hooks }", "unparsable", 1, "not valid JavaScript"),
     ("export default { hooks: { async onDataFetch(c: Context) {} } }", "unparsable", 1, "TypeScript"),
     ("module.exports = { hooks: {} }", "common-js", 1, "CommonJS"),
     ("const x = require('lodash');\nexports.hooks = {}", "common-js", 2, "CommonJS"),

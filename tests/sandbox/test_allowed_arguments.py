@@ -174,4 +174,4 @@ def test_the_readme_tells_how_many_calls_are_left() -> None:
     counts = [len(bpf.allowed(POLICY, machine)) for machine in MACHINES]
     text = (Path(bpf.__file__).parents[2] / "workers" / "README.md").read_text()
     assert counts[0] == counts[1]
-    assert f"the {counts[0]} calls that are left" in re.sub(r"\s+", " ", text)
+    assert f"the {counts[0]} system calls that are allowed" in re.sub(r"\s+", " ", text)
