@@ -142,8 +142,8 @@ class AuditStore:
         path = people.people_path(self.database)
         wanted = self.db.execute("SELECT id FROM people").fetchone()
         if wanted is not None and not path.exists():
-            raise LedgerError(f"the keys of the ledger's pseudonyms, {path}, are missing. Restore them from a backup; or "
-                              "move audit.* and the anchor elsewhere as evidence, and a new chain begins")
+            raise LedgerError(f"the keys of the ledger's pseudonyms, {path}, are missing. Restore them from a backup; "
+                              "or move audit.* and the anchor elsewhere as evidence, and a new chain begins")
         opened = people.People(path)
         if wanted is None:
             self.db.execute("INSERT INTO people VALUES (1, ?)", (opened.id,))
