@@ -119,7 +119,8 @@ def test_the_overview_of_a_fleet_names_its_nodes_and_what_is_wrong_with_them() -
     now = overview(fleet=True, inFlight=0, queued=0, isolation="L4", minLevel="L2", workers=1, connections=1, pending=0)
     node = {"state": "serving", "version": "0.1.0", "role": "both", "plugins": 12, "here": True, "reason": ""}
     fleet = {"problem": "the engine is away", "nodes": [
-        {**node, "node": "one"}, {**node, "node": "<b>two</b>", "here": False, "state": "refused", "reason": "its key"}]}
+        {**node, "node": "one"},
+        {**node, "node": "<b>two</b>", "here": False, "state": "refused", "reason": "its key"}]}
     page = environment().get_template("overview.html").render(
         fragment=True, now=now, verdict=verdict(now), rates=History().add(now, 1.0), by="failures", line=None,
         measures={"failures": "Failures"}, hurting=[], fleet=fleet)
