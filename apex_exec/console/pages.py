@@ -42,8 +42,8 @@ class Pages:
         self._daemon = web_.daemon
         self._history = History()
         self._uses = Uses()
-        self._fleet: tuple[float, dict[str, Any] | None] = (float("-inf"), None)
-        """When we looked at the fleet, and what was seen; None for a daemon that is in none."""
+        self._fleet: tuple[float, dict[str, Any]] = (float("-inf"), {})
+        """When we looked at the fleet, and what was seen."""
 
     def add_to(self, app: web.Application) -> None:
         """Registers every page."""
@@ -65,18 +65,14 @@ class Pages:
             by = next((name for name in MEASURES if now["hurting"][name]), "failures")
         return self._web.page(request, "overview.html", now=now, verdict=verdict(now), rates=rates, by=by,
                               measures=MEASURES, line=plot(self._history.line()),
-                              fleet=await self._nodes(session.person), hurting=now["hurting"][by])
+                              fleet=await self._nodes(session.person) if now["fleet"] else None,
+                              hurting=now["hurting"][by])
 
-    async def _nodes(self, person: Person) -> dict[str, Any] | None:
+    async def _nodes(self, person: Person) -> dict[str, Any]:
         """The fleet, as somebody saw it a moment ago: what each node owns takes the daemon a while."""
         at, seen = self._fleet
         if self._web.clock() - at > FLEET_SECONDS:
-            try:
-                seen = await self._daemon.look(person, "fleet.status")
-            except Refused as refused:
-                if refused.reason != "no_fleet":
-                    raise
-                seen = None
+            seen = await self._daemon.look(person, "fleet.status")
             self._fleet = self._web.clock(), seen
         return seen
 

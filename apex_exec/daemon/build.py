@@ -259,7 +259,8 @@ def _make_administration(ground: Ground, service: Service, reread: Callable[[], 
     registrar_table.register_all()
     figures = Figures(supervisor, {
         "server": f"apex-exec/{__version__}", "isolation": ground.sandboxing.level,
-        "waived": ground.sandboxing.waived, "pid": os.getpid(), "endpoint": settings.host_endpoint},
+        "waived": ground.sandboxing.waived, "pid": os.getpid(), "endpoint": settings.host_endpoint,
+        "fleet": service.fleet is not None},
         lambda: in_force.settings.sandbox.min_level, plugins.winner, extras.listing())
     operations = LoopOperations(supervisor, orders, figures, service.fleet.fleet if service.fleet else None)
     admin = AdminSocket(service.loop, operations.handlers, lambda: in_force.access, registrar, audit=audit,

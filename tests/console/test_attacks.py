@@ -236,7 +236,7 @@ def test_what_a_person_has_done_is_recorded_under_the_name(console: Console, ann
 
 def test_a_page_that_stays_open_is_one_look_and_another_question_is_another(console: Console, daemon: Daemon) -> None:
     browser = console.browser("paul", "viewer")
-    for path in ("/doctor", "/doctor", "/doctor", "/plugins?q=a", "/plugins?q=b", "/plugins?q=a"):
+    for path in ("/", "/doctor", "/doctor", "/doctor", "/plugins?q=a", "/plugins?q=b", "/plugins?q=a"):
         assert browser.get(path).status == 200
     browser.act("victim", "restart")
 
@@ -245,6 +245,7 @@ def test_a_page_that_stays_open_is_one_look_and_another_question_is_another(cons
                 if event.action == action and event.metadata.get("actor", {}).get("name") == "paul"]
 
     wait_for(lambda: looks("plugin.restart"), 10, "the record of what came last")
+    assert not looks("fleet.status"), "a daemon that is in no fleet is not asked for its nodes"
     assert looks("daemon.doctor") == ["success"] and looks("plugin.find") == ["success"] * 2
     assert looks("plugin.restart") == ["denied"]
     assert browser.get("/audit").status == browser.get("/audit").status == 403

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from apex_exec.client import CallError
-from tests.console.walks import axe_source, complaints, faults, press, sign_in, tab_to
+from tests.console.walks import axe_source, comes, complaints, faults, press, sign_in, tab_to
 from tests.support.chromium import WIDTHS, be_wide, chromium, photograph
 from tests.support.console import Console, wait_until
 from tests.support.daemon import ECHO, EXAMPLES, Daemon, write_plugin
@@ -110,10 +110,11 @@ def test_everything_is_reached_by_the_keyboard_alone(console: Console, daemon: D
             assert wanted in seen, (wanted, seen)
         assert any(one.startswith("Restart its worker") for one in seen), seen
         tab_to(browser, "#reason", "it spins too long", Keys.ENTER)
-        assert "spinner is stopped: it spins too long" in browser.find_element("css selector", "main").text
+        comes(browser, "spinner is stopped: it spins too long")
         tab_to(browser, "form[action$='/release'] button", Keys.ENTER)
+        comes(browser, "spinner is released")
         tab_to(browser, "form[action$='/enable'] button", Keys.ENTER)
-        assert "spinner is enabled for everybody" in browser.find_element("css selector", "main").text
+        comes(browser, "spinner is enabled for everybody")
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from apex_exec.console.figures import LOOKS_MAX, PLUGINS_MAX, History, Uses, plot, quantile_ms, verdict
-from apex_exec.console.rendering import ms, number, percent, shown, unfolded, when, whole
+from apex_exec.console.rendering import environment, ms, number, percent, shown, unfolded, when, whole
 from apex_exec.observe.metrics import LATENCY_SECONDS
 
 BOUNDS = list(LATENCY_SECONDS)
@@ -113,3 +113,16 @@ def test_numbers_are_written_as_people_read_them() -> None:
 def test_text_of_others_is_made_visible_and_cut() -> None:
     assert shown("a\x1b[31m\u202eb") == "a\\u001b[31m\\u202eb" and len(shown("x" * 2_000_000)) == 8193
     assert unfolded("Traceback\\n  File") == "Traceback\n  File"
+
+
+def test_the_overview_of_a_fleet_names_its_nodes_and_what_is_wrong_with_them() -> None:
+    now = overview(fleet=True, inFlight=0, queued=0, isolation="L4", minLevel="L2", workers=1, connections=1, pending=0)
+    node = {"state": "serving", "version": "0.1.0", "role": "both", "plugins": 12, "here": True, "reason": ""}
+    fleet = {"problem": "the engine is away", "nodes": [
+        {**node, "node": "one"},
+        {**node, "node": "<b>two</b>", "here": False, "state": "refused", "reason": "its key"}]}
+    page = environment().get_template("overview.html").render(
+        fragment=True, now=now, verdict=verdict(now), rates=History().add(now, 1.0), by="failures", line=None,
+        measures={"failures": "Failures"}, hurting=[], fleet=fleet)
+    assert "1 of 2 nodes serve" in page and "the engine is away" in page and "its key" in page
+    assert "&lt;b&gt;two&lt;/b&gt;" in page and "this one" in page

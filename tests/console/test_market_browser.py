@@ -12,7 +12,7 @@ import pytest
 
 from apex_exec.registry.trust.signing import key_id_of, load_private, new_key, raw_public
 from tests.console.test_browser import PHOTOGRAPHS, faint
-from tests.console.walks import axe_source, complaints, faults, press, seen, sign_in, tab_to, write
+from tests.console.walks import axe_source, comes, complaints, faults, press, seen, sign_in, tab_to, write
 from tests.market.shops import at
 from tests.registry.test_pictures import png
 from tests.support.chromium import WIDTHS, be_wide, chromium, photograph
@@ -224,11 +224,12 @@ def test_finance_closes_a_month_and_prints_an_invoice_by_keyboard_alone(console:
         tab_to(browser, "main a[href='/money/2026-09']", ENTER)
         wait_until(lambda: browser.find_elements("css selector", "#sure"), 60, "statement")
         tab_to(browser, "#sure", "2026-09", ENTER)
-        wait_until(lambda: "2026-09 closed" in seen(browser), 120, "closed month")
+        comes(browser, "2026-09 closed")
         assert daemon.operate("billing.months")["months"][0]["month"] == "2026-09"
         tab_to(browser, "a[href='/money/2026-09?customer=Customer+1']", ENTER)
         tab_to(browser, "a[href^='/money/2026-09/invoice']", ENTER)
-        assert "final: the month is closed" in seen(browser) and "To pay" in seen(browser)
+        comes(browser, "final: the month is closed")
+        assert "To pay" in seen(browser)
         data = browser.execute_cdp_cmd("Page.printToPDF", {})["data"]
         assert len(data) > 5000
         browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print"})
@@ -247,10 +248,10 @@ def test_a_manager_enables_a_plugin_for_one_user_by_keyboard_alone(console: Cons
         tab_to(browser, "input[type=search]", "repo", ENTER)
         tab_to(browser, "a[href='/plugins/report']", ENTER)
         tab_to(browser, "form[action$='/disable'] button", ENTER)
-        assert "report is disabled for everybody" in seen(browser)
+        comes(browser, "report is disabled for everybody")
         tab_to(browser, ".orders summary", ENTER)
         tab_to(browser, "#user", USER, ENTER)
-        assert f"report is enabled for user {USER}" in seen(browser)
+        comes(browser, f"report is enabled for user {USER}")
         assert daemon.operate("plugin.show", id="report")["users"] == [USER]
         assert not complaints(browser)
 
@@ -266,11 +267,11 @@ def test_a_reviewer_takes_a_submission_and_comments_on_a_line_by_keyboard_alone(
         tab_to(browser, "nav a[href='/review']", ENTER)
         tab_to(browser, f"a[href='/review/{one}']", ENTER)
         tab_to(browser, "form[action$='/take'] button", ENTER)
-        assert "You review it" in seen(browser)
+        comes(browser, "You review it")
         tab_to(browser, "a[href*='file?path=plugin.py']", ENTER)
         tab_to(browser, "#line-11 a", ENTER)
         tab_to(browser, "#text-11", "what if it is None?", TAB, ENTER)
-        assert "what if it is None?" in seen(browser)
+        comes(browser, "what if it is None?")
         (comment,) = daemon.operate("market.status", submission=one)["comments"]
         assert (comment["line"], comment["reviewer"]) == (11, "kim")
         assert not complaints(browser)

@@ -46,14 +46,26 @@ def tab_to(browser: Any, css: str, *keys: str) -> None:
 
     for _ in range(PRESSES_MAX):
         found, outline = browser.execute_script(
-            "const one = document.activeElement;"
-            "return [one.matches(arguments[0]), getComputedStyle(one).outlineStyle]", css)
+            "const one = document.activeElement;"  # none while the next page loads
+            "return one ? [one.matches(arguments[0]), getComputedStyle(one).outlineStyle] : [false, '']", css)
         if found:
             assert outline != "none", f"{css} has the focus and does not show it"
             type_keys(browser, *keys)
             return
         type_keys(browser, Keys.TAB)
     raise AssertionError(f"{css} is not reached within {PRESSES_MAX} presses of Tab")
+
+
+def comes(browser: Any, text: str) -> None:
+    """Waits until the page shows ``text``: a key press does not wait for the page that it leads to."""
+    from selenium.common.exceptions import NoSuchElementException, StaleElementReferenceException
+
+    def is_there() -> bool:
+        with contextlib.suppress(NoSuchElementException, StaleElementReferenceException):
+            return text in seen(browser)
+        return False
+
+    wait_until(is_there, 30, text)
 
 
 def write(browser: Any, css: str, text: str) -> None:
