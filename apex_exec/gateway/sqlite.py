@@ -179,7 +179,8 @@ class Sqlite:
         now_ns = time.monotonic_ns()
         if not self._looked_ns or now_ns - self._looked_ns > SCHEMA_SECONDS * 1e9:
             self._looked_ns = now_ns
-            self._version = await asyncio.get_running_loop().run_in_executor(self._threads, self._schema_version)
+            async with self._turns.reading():
+                self._version = await asyncio.get_running_loop().run_in_executor(self._threads, self._schema_version)
         return self._version, {}
 
     def _schema_version(self) -> int:
@@ -213,16 +214,16 @@ class Sqlite:
         if found is not None:
             return found
         async with self._free:
-            reader = self._readers.pop() if self._readers else await self._opened(self._open_reader)
-            try:
-                if self._here is None:
-                    self._here = await self._opened(lambda: self._open_reader(here=True))
-                async with self._turns.reading():
+            async with self._turns.reading():  # a connection that is opened reads the schema, and could be shut out
+                reader = self._readers.pop() if self._readers else await self._opened(self._open_reader)
+                try:
+                    if self._here is None:
+                        self._here = await self._opened(lambda: self._open_reader(here=True))
                     rows = await self._run(reader, due_ns, lambda: _read(reader.database, compiled, values))
-                assert rows is not None
-                return rows
-            finally:
-                self._readers.append(reader)
+                    assert rows is not None
+                    return rows
+                finally:
+                    self._readers.append(reader)
 
     async def write(self, write: Write, record: Outgoing, user_id: str, due_ns: int) -> tuple[int, bytes | None]:
         """Runs ``write`` and leaves its audit record in the outbox: both or neither. Raises ApiFailure.

@@ -45,12 +45,14 @@ def test_queries_are_answered_beside_four_plugins_that_insert_without_a_pause(tm
 
         writers = [asyncio.ensure_future(insert(f"p{n}")) for n in range(4)]
         await asyncio.sleep(0.2)
-        async with asyncio.timeout(5):
-            for _ in range(20):
-                await backend.query(text, text.values([], USER), USER, time.monotonic_ns() + SECOND_NS)
-        over.set()
-        await asyncio.gather(*writers)
-        await backend.close()
+        try:
+            async with asyncio.timeout(5):
+                for _ in range(20):
+                    await backend.query(text, text.values([], USER), USER, time.monotonic_ns() + SECOND_NS)
+        finally:
+            over.set()
+            await asyncio.gather(*writers)
+            await backend.close()
         return written
 
     written = asyncio.run(play())
