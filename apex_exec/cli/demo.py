@@ -69,7 +69,7 @@ def demo(as_json: AsJson = False) -> None:
         say(f"\nOne dispatch of onDashboardLoad to all: {len(widgets)} widgets ({', '.join(widgets)}); "
               f"failed, and kept apart: {', '.join(failed)}.")
         say("Next: `apex-exec plugin new my-plugin`, or the README's five-minute tour.")
-        say("Tests, in a clone of the repository (about six minutes): "
+        say("Tests, in a clone of the repository (about five minutes): "
             ".venv/bin/pip install -q -e '.[test]' && .venv/bin/python -m pytest -q")
     if failed != ["liar"] or not all(outcome["asExpected"] for outcome in outcomes):
         fail("an outcome is not the expected one; see the lines marked NOT EXPECTED", EXIT_NO)
