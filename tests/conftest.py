@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import re
@@ -14,7 +15,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import hypothesis
 import pytest
 
 from tests.attack import campaign, neighbours
@@ -35,10 +35,6 @@ FAST = ("core", "wire", "docs", "daemon/test_unprivileged.py")
 WORKERS_MAX = 4
 """More would not help: two or three tests keep a core busy, and the machine's other tests need quiet."""
 
-# Other work on the machine makes no example wrong.
-hypothesis.settings.register_profile("apex-exec", deadline=None)
-hypothesis.settings.load_profile("apex-exec")
-
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # Begun in the background of a shell, where ctrl-C is ignored; children inherit that, and tests send them one.
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -46,6 +42,12 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 
 def pytest_configure(config: pytest.Config) -> None:
     """Makes the run's folder and gives the run surroundings that do not depend on who started it."""
+    with contextlib.suppress(ImportError):  # the tests of other interpreters have pytest alone
+        import hypothesis
+
+        # Other work on the machine makes no example wrong.
+        hypothesis.settings.register_profile("apex-exec", deadline=None)
+        hypothesis.settings.load_profile("apex-exec")
     os.umask(0o022)  # some tests hand files to other users
     for name in [name for name in os.environ if name.startswith("APEX_EXEC_") and name != PYTHONS]:
         del os.environ[name]  # the daemons that are tested would take it for their configuration
