@@ -79,7 +79,7 @@ def test_the_overview_lives_and_says_when_the_daemon_is_away(console: Console, d
         def verdict() -> str:
             return str(browser.execute_script("return document.querySelector('.verdict').textContent"))
 
-        wait_until(lambda: browser.find_elements("css selector", "svg.line polyline"), 30, "line of calls")
+        wait_until(lambda: browser.find_elements("css selector", "figure.plot polyline"), 30, "line of calls")
         daemon.kill()
         wait_until(lambda: "does not answer" in verdict(), 30, "word of the daemon's end")
         daemon.start()

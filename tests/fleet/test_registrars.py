@@ -170,7 +170,7 @@ def test_a_daemon_that_knows_nothing_is_not_ready_and_neither_is_one_whose_file_
              "both have given up once")
     for node in (two, new):
         assert not node.is_ready and not node.served
-    assert "is not used: it was changed" in two.log
+    assert "is not used: the file was changed" in two.log
     fleet.ways["two"].mend()
     fleet.ways["new"].mend()
     for node in (two, new):
