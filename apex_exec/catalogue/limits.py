@@ -19,13 +19,14 @@ class Limit(msgspec.Struct, frozen=True):
     """What is known of one limit. ``low`` and ``high`` bound what an operator or a manifest may write. ``doc`` is the
     row of the configuration's documentation, and ``also`` what else may fire first. ``platform`` is the platform's
     default of a limit that a manifest asks for, instead of lowering it: one that says nothing gets the field's own
-    default."""
+    default. ``unit`` stands behind the number in the guide for authors."""
 
     low: float
     high: float
     doc: str
     also: str = ""
     platform: float | None = None
+    unit: str = ""
 
 
 TIMEOUT_MS_MAX = 3_600_000
@@ -43,18 +44,18 @@ class Limits(msgspec.Struct, frozen=True):
 
     timeout_ms: Annotated[int, Limit(
         1, TIMEOUT_MS_MAX, "longest deadline of a call; a manifest may lower each limit, never raise it",
-        "the host's deadlineMs, a dispatch's share of it, and the end of the daemon")] = 5000
+        "the host's deadlineMs, a dispatch's share of it, and the end of the daemon", unit="ms")] = 5000
     memory_mb: Annotated[int, Limit(
         1, MEMORY_MB_MAX, "memory of a worker",
-        "a MemoryError at RLIMIT_DATA, and the machine's own lack of memory")] = 50
+        "a MemoryError at RLIMIT_DATA, and the machine's own lack of memory", unit="MB")] = 50
     cpu_percent: Annotated[float, Limit(
         CPU_PERCENT_MIN, 100, "of one core, per plugin, over all its workers; 0.1 at least, here and in a manifest",
-        "the deadline: a plugin that is throttled waits, and its call runs out of time")] = 10.0
+        "the deadline: a plugin that is throttled waits, and its call runs out of time", unit="% of one core")] = 10.0
     network_per_minute: Annotated[int, Limit(
-        0, 1_000_000, "requests of a plugin in any 60 s", "limits.api_calls_per_second")] = 100
+        0, 1_000_000, "requests of a plugin in any 60 s", "limits.api_calls_per_second", unit="in any minute")] = 100
     concurrency: Annotated[int, Limit(
         1, CONCURRENCY_MAX, "calls at once in a plugin's worker; a manifest that does not ask for more than one gets 1",
-        platform=CONCURRENCY_MAX)] = 1
+        platform=CONCURRENCY_MAX, unit="at once")] = 1
 
 
 class PlatformLimits(msgspec.Struct, frozen=True):

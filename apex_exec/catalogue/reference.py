@@ -29,8 +29,6 @@ CONSTRUCTED = ("Plugin", "FakePlatform")
 """What authors make themselves, so that its parameters are shown."""
 MODULES = {"sdk.py": "workers", "fake.py": "workers.fake"}
 UNEXPORTED = {"Fetched": "workers.sdk", "InvalidOutput": "workers.sdk"}
-UNITS = {"timeout_ms": "ms", "memory_mb": "MB", "cpu_percent": "% of one core", "network_per_minute": "in any minute",
-         "concurrency": "at once"}
 
 
 def sdk_page() -> str:
@@ -66,7 +64,8 @@ def limits_table() -> str:
     for name, limit in LIMITS.items():
         doc = limit.doc.partition("; a manifest")[0].partition("; 0.1 at least")[0]
         also = f"; before it may come: {limit.also}" if limit.also else ""
-        lines.append(f"| `{key_of(name)}` | {default_of(name):g} {UNITS[name]} | {doc}{also} |")
+        default = f"{default_of(name):g} {limit.unit}".rstrip()
+        lines.append(f"| `{key_of(name)}` | {default} | {doc}{also} |")
     return "\n".join([*lines, ""])
 
 

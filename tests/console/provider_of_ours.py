@@ -22,7 +22,7 @@ class Issuer:
 
     def __init__(self) -> None:
         self.more: dict[str, Any] = {}
-        self._key = RSAKey.generate_key(2048, {"kid": "one"})
+        self.key = RSAKey.generate_key(2048, {"kid": "one"})
         self._nonce = ""
         outer = self
 
@@ -31,10 +31,10 @@ class Issuer:
                 self._say({"/.well-known/openid-configuration": {
                     "issuer": outer.address, "jwks_uri": f"{outer.address}/keys",
                     "authorization_endpoint": f"{outer.address}/authorize", "token_endpoint": f"{outer.address}/token"},
-                    "/keys": {"keys": [outer._key.as_dict(private=False)]}}[self.path])
+                    "/keys": {"keys": [outer.key.as_dict(private=False)]}}[self.path])
 
             def do_POST(self) -> None:
-                self._say({"id_token": outer._token()})
+                self._say({"id_token": outer.token()})
 
             def _say(self, answer: dict[str, Any]) -> None:
                 body = json.dumps(answer).encode()
@@ -61,11 +61,11 @@ class Issuer:
             thread.join()
             self._server.server_close()
 
-    def _token(self) -> str:
+    def token(self) -> str:
         now = int(time.time())
         return jwt.encode({"alg": "RS256", "kid": "one"}, {
             "iss": self.address, "aud": "console", "sub": "1", "nonce": self._nonce, "iat": now, "exp": now + 60,
-            "preferred_username": "anna", "groups": ["platform"], **self.more}, self._key)
+            "preferred_username": "anna", "groups": ["platform"], **self.more}, self.key)
 
     def sign_in(self, browser: Browser, query: str = "") -> Answer:
         """The browser's way to the provider and back; the page that it comes back to."""
