@@ -108,6 +108,12 @@ def test_what_an_address_says_is_text(rita: Browser, field: str, hostile: str) -
         text_of(answer.body)
 
 
+def test_a_month_is_a_page_for_each_kind_of_party(rita: Browser) -> None:
+    for party in ("author=nobody", "customer=nobody", ""):
+        assert rita.get(f"/money/2026-08?{party}").status == 200, party
+        assert rita.get(f"/money/2026-08/invoice?{party}").status == (200 if party else 303), party
+
+
 @pytest.mark.slow_after(1)
 @pytest.mark.parametrize("hostile", HOSTILE)
 def test_what_a_person_writes_is_text(rita: Browser, hostile: str) -> None:
