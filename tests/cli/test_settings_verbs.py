@@ -76,7 +76,8 @@ def test_an_installed_plugins_settings_from_the_first_value_to_its_removal(tmp_p
 
 @pytest.mark.slow
 def test_a_folder_is_called_by_a_daemon_of_its_own(tmp_path: Path) -> None:
-    folder = write_bundle(tmp_path, "echo", '@plugin.hook("onActionExecute")\ndef run(params):\n    print("hello")\n'
+    folder = write_bundle(tmp_path, "echo", 'from workers import Plugin\nplugin = Plugin(id="echo", version="1.0.0", '
+                          'permissions=[])\n@plugin.hook("onActionExecute")\ndef run(params):\n    print("hello")\n'
                           '    return {"result": params["action"], "metadata": {}}\n')
     done = subprocess.run([sys.executable, "-m", "apex_exec", "plugin", "call", str(folder), "--payload",
                            '{"action": "mine"}'], capture_output=True, text=True, timeout=110)
