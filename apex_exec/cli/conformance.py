@@ -66,7 +66,7 @@ def host(
     from apex_exec.conformance.host_under_test import HostUnderTest
 
     if shutil.which(command[0]) is None:
-        fail(f"{command[0]}: there is no such program", EXIT_USAGE)
+        fail(f"the program {command[0]} was not found; write the command that starts the host", EXIT_USAGE)
     with HostUnderTest(command) as tried:
         _try(host_cases.CASES, tried.case, only, as_json, {})
 

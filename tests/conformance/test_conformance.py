@@ -175,6 +175,6 @@ def test_on_the_command_line_a_broken_case_is_told_and_is_the_status(path: Path)
     status, out, _ = said("host", "--only", "requests/ping", "--", sys.executable, "-c", "pass")
     assert status == 1 and out.startswith("broken: requests/ping: ") and out.endswith("0 kept, 1 broken, 0 not tried\n")
     for arguments, wanted, word in ((["--endpoint", f"ipc://{path}.not"], 3, "no daemon answers"),
-                                    (["host", "--", "no-such-program"], 2, "there is no such program")):
+                                    (["host", "--", "no-such-program"], 2, "the program no-such-program was not found")):
         status, out, err = said(*arguments)
         assert status == wanted and word in err and err.count("\n") == 1, err

@@ -134,7 +134,8 @@ def test_a_provider_that_still_knows_the_browser_proves_nothing(daemon: Daemon, 
                                                                  ) -> None:
     """Anybody who sits at a browser that its owner has left comes back from the provider without a question."""
     with Issuer().running() as issuer, Served(daemon.admin, issuer.address).running() as console:
-        browser = Browser(SimpleNamespace(host=console.host, origin=console.origin))  # type: ignore[arg-type]
+        place: Any = SimpleNamespace(host=console.host, origin=console.origin)  # all that a browser needs of a console
+        browser = Browser(place)
         if said is not None:  # a number of seconds from now
             issuer.more = {"auth_time": int(time.time()) + said if isinstance(said, int) else said}
         assert "Signed in as anna" in text_of(issuer.sign_in(browser).body)

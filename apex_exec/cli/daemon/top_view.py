@@ -19,7 +19,8 @@ HELP = "sort i s c 5 9 u p m t f r | x failing only | up down enter: one plugin 
 HELP_ONE = "esc back | up down: its neighbours | q ends"
 WIDE = {"lastFailure": "last failure"}
 SPARED = ("lastFailure", "breaker", "inFlight", "throttled", "restarts", "p50", "queue")
-"""Columns that go first where there is no room, in this order: the state shows an open breaker."""
+"""The columns that `top` leaves out if the terminal is too narrow, in this order. The breaker may go early, since the
+column of the state shows an open one."""
 LEFT = ("id", "condition", "breaker", "lastFailure")
 ID_WIDTH_MIN = 14
 WIDTH_MIN, HEIGHT_MIN = 40, 6

@@ -100,7 +100,7 @@ class Preview:
         given = parse_qs(form, max_num_fields=4)
         hook = given.get("hook", [""])[0]
         if hook not in self._samples:
-            return "there is no such hook"
+            return "this plugin does not declare that hook; choose one from the list"
         try:
             payload = json.loads(given.get("payload", ["{}"])[0])
         except ValueError as error:
@@ -180,7 +180,7 @@ def _handler(preview: Preview) -> type[BaseHTTPRequestHandler]:
             if rest is not None and rest in pages:
                 self._answer(200, pages[rest](), "text/css" if rest == "style.css" else "text/html")
             elif rest is not None:
-                self._answer(404, "there is no such page")
+                self._answer(404, "the preview does not have this page; open the address that plugin dev printed")
 
         def do_POST(self) -> None:
             """A call from the page's own form; then the page again."""

@@ -331,8 +331,8 @@ def register(database: sqlite3.Connection) -> Refusals:
         for count in range(least, len(types) + 1):
             database.create_function(f"pg_{name}", count, strict(name, function, types), deterministic=True)
     # a stub of the standard library's types wants its own protocol here
-    database.create_window_function("pg_sum", 2, _Sum)  # type: ignore[arg-type]
-    database.create_window_function("pg_avg", 2, _Average)  # type: ignore[arg-type]
+    database.create_window_function("pg_sum", 2, _Sum)  # type: ignore[arg-type]  # see above
+    database.create_window_function("pg_avg", 2, _Average)  # type: ignore[arg-type]  # see above
     database.create_window_function("pg_moving_sum", 1, _MovingSum)
     database.create_window_function("pg_moving_avg", 1, _MovingAverage)
     database.create_function("pg_concat", -1, concat, deterministic=True)
