@@ -173,8 +173,10 @@ def test_on_the_command_line_a_broken_case_is_told_and_is_the_status(path: Path)
     assert status == 0
     assert json.loads(out)["counts"] == {"kept": 8, "broken": 0, "not tried": 0}
     status, out, _ = said("host", "--only", "requests/ping", "--", sys.executable, "-c", "pass")
-    assert status == 1 and out.startswith("broken: requests/ping: ") and out.endswith("0 kept, 1 broken, 0 not tried\n")
+    assert status == 1
+    assert out.startswith("broken: requests/ping: ") and out.endswith("0 kept, 1 broken, 0 not tried\n")
+    unknown = "no-such-program"
     for arguments, wanted, word in ((["--endpoint", f"ipc://{path}.not"], 3, "no daemon answers"),
-                                    (["host", "--", "no-such-program"], 2, "the program no-such-program was not found")):
+                                    (["host", "--", unknown], 2, f"the program {unknown} was not found")):
         status, out, err = said(*arguments)
         assert status == wanted and word in err and err.count("\n") == 1, err
