@@ -239,8 +239,9 @@ def thirty_days(world: World) -> None:
 
 
 def statements(world: World) -> dict[str, Any]:
-    """The month is over and closed; three views of the same lines."""
-    world.sleep_until(int(datetime(2026, 11, 1, tzinfo=UTC).timestamp()) * SECOND_NS)
+    """The month is over and closed; three views of the same lines. It is closed a little later than it ends: a closing
+    waits until every ledger has said that nothing of the month is to come."""
+    world.sleep_until(int(datetime(2026, 11, 1, 1, tzinfo=UTC).timestamp()) * SECOND_NS)
     world("billing.close", month="2026-10")
     made = {"platform": world("billing.report", month="2026-10"),
             "author": world("billing.report", month="2026-10", author=AUTHOR),

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from apex_exec.errors import ConfigError
 
 ALLOWED: tuple[str, ...] = tuple("""
-    __future__ _collections_abc _thread abc argparse array ast asyncio asyncio.events asyncio.exceptions
+    __future__ _ast _collections_abc _thread abc argparse array ast asyncio asyncio.events asyncio.exceptions
     asyncio.locks asyncio.queues asyncio.tasks atexit base64 binascii bisect builtins bz2 calendar cmath cmd code codecs
     codeop collections collections.abc colorsys concurrent.futures configparser contextlib contextvars copy copyreg csv
     dataclasses datetime decimal difflib dis email email.base64mime email.charset email.contentmanager email.encoders

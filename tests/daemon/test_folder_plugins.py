@@ -59,7 +59,7 @@ def test_a_reload_that_is_refused_after_the_folder_was_read_leaves_its_change_to
         broken = keys / "broken.key"
         broken.write_text("no certificate")
         daemon.signal(signal.SIGHUP)
-        wait_for(lambda: "nothing was changed" in daemon.log, 5, "the refusal")
+        wait_for(lambda: "stays in force" in daemon.log, 5, "the refusal")
         assert {row["id"] for row in daemon.operate("daemon.status")["plugins"]} == {"echo", "gone"}
         broken.unlink()
         daemon.signal(signal.SIGHUP)

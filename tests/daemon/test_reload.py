@@ -61,7 +61,7 @@ def test_calls_under_way_survive_a_reload(daemon: Daemon) -> None:
 def test_what_needs_a_restart_is_named_and_left(daemon: Daemon) -> None:
     daemon.write_config({"host.max_message_bytes": 4096, "limits.memory_mb": 40})
     assert daemon.operate("daemon.reload") == {"applied": ["limits.memory_mb"], "restart": ["host.max_message_bytes"]}
-    assert "need a restart and were left as they are: host.max_message_bytes" in daemon.log
+    assert "takes effect after a restart: host.max_message_bytes" in daemon.log
     with Host(daemon.endpoint) as host:
         limits = host.ask({"type": "hello", "protocol": [1]})["limits"]
     assert (limits["maxMessageBytes"], limits["memoryMb"]) == (1_048_576, 40)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sqlite3
+from contextlib import closing
 from datetime import datetime
 from importlib.util import find_spec
 from pathlib import Path
@@ -12,6 +14,7 @@ import pytest
 from apex_exec.config import load_settings
 from apex_exec.examples import walkthrough
 from apex_exec.ledger.audit import AuditStore
+from apex_exec.ledger.people import people_path
 from apex_exec.ledger.reading import read_events
 from apex_exec.ledger.records import AuditRecord
 from apex_exec.ledger.verify import verify
@@ -23,13 +26,18 @@ from tests.support import need
 
 
 def replay(source: Path, folder: Path, at_once: int) -> Path:
-    """The events of one ledger written into another, in batches of another size."""
+    """The events of one ledger written into another, in batches of another size, for the same people: a database that
+    has the first one's events takes no others."""
     records = []
     for event in read_events(source):
         seconds = int(datetime.fromisoformat(event.timestamp[:19] + "+00:00").timestamp())
         nanoseconds = int(event.timestamp[20:29])
         records.append(AuditRecord(seconds * 10**9 + nanoseconds, event.event_type, event.user_id, event.resource,
                                    event.action, event.result, event.metadata))
+    folder.mkdir()
+    with (closing(sqlite3.connect(people_path(source))) as people,
+          closing(sqlite3.connect(people_path(folder / "audit.db"))) as same):
+        people.backup(same)
     store = AuditStore(folder / "audit.db", folder)
     for start in range(0, len(records), at_once):
         store.append(records[start : start + at_once])
