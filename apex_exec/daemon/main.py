@@ -99,6 +99,7 @@ def _start(parts: Parts, signals: Signals) -> None:
     if why := service.workers.forks.wait_ready():
         raise ConfigError(f"no worker can be started: the zygote, which they are forked from, cannot run: {why}"
                           + ground.sandboxing.extra_modules_hint)
+    signals.to_loop(loop, administration.orders.signalled)  # who is said to be ready ends as one that was
     log.info("metrics on http://%s:%d/metrics", *ground.listener.getsockname()[:2])
     if service.fleet is None:
         _serve_hosts(parts)
@@ -106,7 +107,6 @@ def _start(parts: Parts, signals: Signals) -> None:
         service.fleet.bind(settings)
         bind(administration.admin.peers, settings.admin_endpoint, ground.runtime, "admin.endpoint")
         service.fleet.fleet.serve_hosts = lambda: _serve_hosts(parts)
-    signals.to_loop(loop, administration.orders.signalled)
     scheduling_priority.raise_loop()
     supervisor.settle()
 

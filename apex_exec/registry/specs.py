@@ -72,7 +72,6 @@ class _Maker:
             spec = msgspec.structs.replace(spec, state="disabled", reason=word)
         return spec
 
-
     def _misfit(self, version: VersionRow, manifest: Manifest) -> str:
         if self._misfits is None:  # its own rules are in its rows: ``reconcile`` has put them there
             return missing_here(self._ctx, version)

@@ -107,7 +107,7 @@ def test_what_would_let_others_in_is_refused(tmp_path: Path) -> None:
     assert "needs host.curve_keys_dir" in refused(tmp_path, host__endpoint="tcp://127.0.0.1:0")
     assert "a local socket only" in refused(tmp_path, admin__endpoint="tcp://127.0.0.1:5555")
     assert "abstract" in refused(tmp_path, host__endpoint="ipc://@abstract")
-    assert "are served" in refused(tmp_path, host__endpoint="inproc://x")
+    assert "is not supported" in refused(tmp_path, host__endpoint="inproc://x")
     assert "no group" in refused(tmp_path, host__socket_group="no-such-group-here")
 
 

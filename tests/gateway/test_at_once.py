@@ -59,8 +59,8 @@ JAVASCRIPT = {"x": """async (c) => {
   await Promise.all(paths.map(web));
   return one(after) }"""}
 LAST = response(b"ok", "Connection: close")
-"""What a route that is a coroutine answers: the server ends the connection after it. Without the header the next request
-could go out on the connection that is about to end."""
+"""What a route that is a coroutine answers: the server ends the connection after it. Without the header the next
+request could go out on the connection that is about to end."""
 PLUGINS = ["looped", "many", "js-one", "js-many"]
 
 

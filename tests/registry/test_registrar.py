@@ -313,7 +313,8 @@ def test_ten_thousand_registered_plugins_are_served_after_seconds_of_cpu_and_not
             for number in range(10_000):
                 name = f"plugin-{number:05}"
                 digest = one.digest if number == 0 else f"{number:064x}"
-                blobs.path(digest).touch()
+                if number:
+                    blobs.path(digest).write_bytes(b"not read")
                 db_.put_plugin(db, PluginRow(name, "n", "a", "1.0.0", "enabled", "", "", 1, 1))
                 db_.put_version(db, VersionRow(name, "1.0.0", digest, manifest.replace("plugin-00000", name),
                                                "installed", "", "", 1, 0, 1))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import platform
 import tempfile
 import time
 from collections.abc import Iterator
@@ -16,6 +15,7 @@ import psutil
 import pytest
 
 from apex_exec.client import CallError
+from apex_exec.ledger.chain import own_chain
 from apex_exec.ledger.reading import Event, read_events
 from apex_exec.market.money.metering import meter
 from apex_exec.storage.entries import Place, Waiting
@@ -161,7 +161,7 @@ def test_calls_are_on_record_without_key_and_value_and_each_write_once(site: Sit
 @pytest.mark.slow
 def test_a_record_that_a_killed_gateway_left_is_handed_over_by_the_next_once(site: Site) -> None:
     site.run("keeps-py", ["list"])
-    origin = f"{platform.node()}:{site.daemon.state.absolute()}"
+    origin = own_chain(site.daemon.state).id
     record = Waiting("storage:left", time.time_ns(), "data.modification", A, "keeps-py", "storage.set",
                      {"store": "user"})
     store = Store(site.url or f"sqlite:///{site.daemon.state}/storage.db", 2000, 5000)

@@ -109,6 +109,8 @@ class BundleFiles:
         self.root = f"{ROOT}/{plugin}"
         self._files = files
         self._folders: dict[str, set[str]] | None = None
+        self._is_elsewhere = False
+        """Whether the process has left the bundle for a folder of the machine, as a test may that has a folder."""
 
     @property
     def folders(self) -> dict[str, set[str]]:
@@ -137,6 +139,8 @@ class BundleFiles:
         if not path or "\0" in path:
             return None
         if path[0] != "/":
+            if self._is_elsewhere:
+                return None
             inside = posixpath.normpath(path)
             return "" if inside == "." else inside if inside in self._files or inside in self.folders else None
         path = posixpath.normpath(path)
@@ -153,7 +157,8 @@ class BundleFiles:
         self._replace(os, "listdir", self._asks(os.listdir, lambda path: sorted(self._folder(path))))
         self._replace(os, "scandir", self._asks(os.scandir, self._scan))
         self._replace(os, "access", self._access(os.access))
-        self._replace(os, "getcwd", lambda: self.root)
+        self._replace(os, "getcwd", self._where(os.getcwd))
+        self._replace(os, "chdir", self._goes(os.chdir))
         self._replace(posixpath, "expanduser", self._expanded)
         for module, holder, name, function in _KEPT:
             keeper = getattr(sys.modules.get(module), holder, None) if holder else sys.modules.get(module)
@@ -219,6 +224,22 @@ class BundleFiles:
             return not mode & os.W_OK and (inside in self._files or inside in self.folders)
 
         return access
+
+    def _where(self, kernel: Callable[[], str]) -> Callable[[], str]:
+        def getcwd() -> str:
+            return kernel() if self._is_elsewhere else self.root
+
+        return getcwd
+
+    def _goes(self, kernel: Callable[[Any], None]) -> Callable[[Any], None]:
+        def chdir(path: Any) -> None:
+            if self.within(path) == "":
+                self._is_elsewhere = False
+            else:
+                kernel(path)
+                self._is_elsewhere = True
+
+        return chdir
 
     def _opener(self, kernel: Callable[..., Any]) -> Callable[..., Any]:
         def open_(file: Any, mode: str = "r", buffering: int = -1, encoding: str | None = None,
