@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from apex_exec.client import CallError
-from tests.console.walks import axe_source, comes, complaints, faults, press, sign_in, tab_to
+from tests.console.walks import axe_source, comes, complaints, faults, follow, press, sign_in, tab_to
 from tests.support.chromium import WIDTHS, be_wide, chromium, photograph
 from tests.support.console import Console, wait_until
 from tests.support.daemon import ECHO, EXAMPLES, Daemon, write_plugin
@@ -41,12 +41,6 @@ def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
         yield running
 
 
-@pytest.fixture(scope="module")
-def console(daemon: Daemon) -> Iterator[Console]:
-    with Console(daemon) as running:
-        yield running
-
-
 def test_an_operator_finds_the_plugin_that_spins_in_three_clicks_and_stops_it(
         console: Console, daemon: Daemon, tmp_path: Path) -> None:
     with chromium(tmp_path) as browser:
@@ -54,14 +48,13 @@ def test_an_operator_finds_the_plugin_that_spins_in_three_clicks_and_stops_it(
         sign_in(browser, console)
         wait_until(lambda: "spinner failed" in browser.execute_script(
             "return document.querySelector('.verdict').textContent"), 30, "sentence")
-        press(browser, "section.card table tbody tr:first-child a")  # the worst: one
+        follow(browser, "section.card table tbody tr:first-child a")  # the worst: one
         assert browser.find_element("css selector", "h1").text.startswith("spinner")
         assert "TIMEOUT" in browser.execute_script("return document.getElementById('failures').textContent")
         press(browser, "#reason")  # two
         browser.find_element("id", "reason").send_keys("it spins")
-        press(browser, "button.danger")  # three
-        wait_until(lambda: "spinner is stopped: it spins" in browser.find_element("css selector", "main").text, 60,
-                   "note")
+        follow(browser, "button.danger")  # three
+        comes(browser, "spinner is stopped: it spins")
         assert daemon.operate("plugin.live", id="spinner")["state"] == "quarantined"
         with pytest.raises(CallError, match="PLUGIN_DISABLED"):
             daemon.invoke("spinner", "onActionExecute", SPIN)

@@ -65,12 +65,6 @@ def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
 
 
 @pytest.fixture(scope="module")
-def console(daemon: Daemon) -> Iterator[Console]:
-    with Console(daemon) as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
 def rita(console: Console) -> Browser:
     return console.browser("rita", "reviewer", "finance", "author", "operator")
 

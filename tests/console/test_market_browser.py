@@ -12,7 +12,7 @@ import pytest
 
 from apex_exec.registry.trust.signing import key_id_of, load_private, new_key, raw_public
 from tests.console.test_browser import PHOTOGRAPHS, faint
-from tests.console.walks import axe_source, comes, complaints, faults, press, seen, sign_in, tab_to, write
+from tests.console.walks import axe_source, comes, complaints, faults, follow, press, seen, sign_in, tab_to, write
 from tests.market.shops import at
 from tests.registry.test_pictures import png
 from tests.support.chromium import WIDTHS, be_wide, chromium, photograph
@@ -71,12 +71,6 @@ def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
 
 
 @pytest.fixture(scope="module")
-def console(daemon: Daemon) -> Iterator[Console]:
-    with Console(daemon) as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
 def axe(tmp_path_factory: pytest.TempPathFactory) -> str:
     """The library that looks for faults."""
     return axe_source(tmp_path_factory.mktemp("axe"))
@@ -117,7 +111,7 @@ def decide(browser: Any, console: Console, number: int, button: str, reason: str
         if not box.is_selected():
             box.click()
     write(browser, "#reason", reason)
-    press(browser, f"button[value={button}]")
+    follow(browser, f"button[value={button}]")
 
 
 @pytest.mark.slow
@@ -129,18 +123,18 @@ def test_a_reviewer_reads_comments_refuses_and_approves_what_was_mended_signing_
     with chromium(tmp_path) as browser:
         be_wide(browser, 1440)
         sign_in(browser, console, "rita", "reviewer")
-        press(browser, "nav a[href='/review']")
-        press(browser, f"a[href='/review/{SECOND}']")
-        press(browser, "form[action$='/take'] button")
+        follow(browser, "nav a[href='/review']")
+        follow(browser, f"a[href='/review/{SECOND}']")
+        follow(browser, "form[action$='/take'] button")
         assert "You review it" in seen(browser)
-        press(browser, "a[href*='file?path=plugin.py'][href$='view=diff']")
+        follow(browser, "a[href*='file?path=plugin.py'][href$='view=diff']")
         assert "def spread(values):" in seen(browser)  # nothing is folded: the scan has a word on line 10
         browser.get(f"{console.origin}/review/{SECOND}/file?path=plugin.py")
         assert browser.find_elements("css selector", ".t-keyword") and "check what it is" in seen(browser)
         assert browser.find_elements("css selector", ".cover .missed")
-        press(browser, "#line-19 a")
+        follow(browser, "#line-19 a")
         write(browser, "#text-19", "max() of an empty list raises: please mend it")
-        press(browser, "form[action$='/comment'] textarea[autofocus] ~ .row button")
+        follow(browser, "form[action$='/comment'] textarea[autofocus] ~ .row button")
         assert "please mend it" in seen(browser)
         decide(browser, console, SECOND, "changes_requested", "see my comment on line 19")
         signed(browser, path)
@@ -158,7 +152,7 @@ def test_a_reviewer_reads_comments_refuses_and_approves_what_was_mended_signing_
         signed(browser, path)
         assert "Approved, for exactly these bytes" in seen(browser)
         assert daemon.operate("market.status", submission=MENDED)["state"] == "approved"
-        press(browser, "form[action$='/publish'] button")
+        follow(browser, "form[action$='/publish'] button")
         assert "is on offer" in seen(browser)
         assert daemon.operate("market.show", plugin="sums")["version"] == "1.1.1"
         assert not complaints(browser)
@@ -171,10 +165,7 @@ def signed(browser: Any, key: Path) -> None:
         form.submit = () => { sessionStorage.sent = new URLSearchParams(new FormData(form)).toString();
                               HTMLFormElement.prototype.submit.call(form); };""")
     browser.find_element("id", "key-file").send_keys(str(key))
-    before = browser.current_url
-    press(browser, "form[data-sign] button")
-    wait_until(lambda: browser.current_url != before or browser.find_elements("css selector", ".note") or (
-        browser.find_element("css selector", ".problem").text), 30, "answer to the signature")
+    follow(browser, "form[data-sign] button")
     sent = browser.execute_script("return sessionStorage.sent")
     body = "".join(key.read_text().splitlines()[1:-1])
     assert "signature=" in sent and "PRIVATE" not in sent and body[:20] not in sent and key.name not in sent
@@ -198,12 +189,12 @@ def test_a_wrong_key_signs_nothing_and_the_page_says_why(console: Console, daemo
             (option,) = [one for one in browser.find_elements("css selector", "select[name=key] option")
                          if one.text == "paula"]
             option.click()
-            press(browser, "form[action$='/approve'] button")
+            follow(browser, "form[action$='/approve'] button")
 
         ask()
         browser.find_element("id", "key-file").send_keys(str(path.with_suffix(".pub")))
         press(browser, "form[data-sign] button")
-        wait_until(lambda: "has no private key" in seen(browser), 20, "word of the wrong file")
+        comes(browser, "has no private key")
         ask()
         signed(browser, other)
         assert "is not signed by paula" in seen(browser)

@@ -21,7 +21,7 @@ from apex_exec.config import ConsoleSection
 from apex_exec.console.oidc import Pending, Provider, claims_of, is_protected
 from apex_exec.console.sessions import NotSignedIn
 from apex_exec.errors import ConfigError
-from tests.console.walks import seen
+from tests.console.walks import comes
 from tests.support import need
 from tests.support.chromium import be_wide, chromium
 from tests.support.console import Console, wait_until
@@ -190,6 +190,6 @@ def test_a_group_of_a_real_provider_becomes_roles_and_who_has_none_stays_outside
     with chromium(tmp_path / "two") as browser:
         be_wide(browser, 1440)
         enter(browser, console, "ben")
-        wait_until(lambda: "none of your groups has a role here" in seen(browser), 60, "word of it")
+        comes(browser, "none of your groups has a role here")
         browser.get(f"{console.origin}/plugins")
         assert "/login" in browser.current_url

@@ -61,12 +61,6 @@ def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
 
 
 @pytest.fixture(scope="module")
-def console(daemon: Daemon) -> Iterator[Console]:
-    with Console(daemon) as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
 def anna(console: Console) -> Browser:
     return console.browser("anna", "operator")
 

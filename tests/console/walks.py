@@ -30,6 +30,21 @@ def press(browser: Any, css: str) -> None:
     raise AssertionError(f"{css} never stays")
 
 
+def follow(browser: Any, css: str) -> None:
+    """Clicks what leads to another page, and waits until that page is whole: the click itself may return while the
+    browser still has the old page, or half of the new one."""
+    from selenium.common.exceptions import WebDriverException
+
+    def is_there() -> bool:
+        with contextlib.suppress(WebDriverException):  # the page goes away while it is asked
+            return bool(browser.execute_script("return !window.isLeft && document.readyState === 'complete'"))
+        return False
+
+    browser.execute_script("window.isLeft = true")
+    press(browser, css)
+    wait_until(is_there, 60, f"page that {css} leads to")
+
+
 PRESSES_MAX = 120
 
 
