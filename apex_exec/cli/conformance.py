@@ -103,7 +103,10 @@ def _try(cases: list[Case[Any]], side: Callable[[], Any], only: list[str] | None
     counts = {outcome: sum(result.outcome == outcome for result in results)
               for outcome in ("kept", "broken", "not tried")}
     if as_json:
-        print_json({"counts": counts, "cases": [result._asdict() for result in results], "codesNotTried": untried})
+        print_json({
+            "counts": {"kept": counts["kept"], "broken": counts["broken"], "notTried": counts["not tried"]},
+            "cases": [result._asdict() for result in results],
+            "codesNotTried": [{"code": code, "why": why} for code, why in untried.items()]})
     else:
         say(f"{counts['kept']} kept, {counts['broken']} broken, {counts['not tried']} not tried")
     raise Exit(EXIT_NO if counts["broken"] else 0)

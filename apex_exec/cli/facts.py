@@ -17,8 +17,9 @@ from apex_exec.common.words import duration
 AMOUNTS = ("amount", "gross", "fee", "authorShare", "author", "revenue", "cost", "price", "customerMinor",
            "authorMinor", "platformMinor")
 """Keys of amounts in minor units, where a whole number stands under them and the row has a currency."""
-WRITTEN_BY_OTHERS = ("value",)
-"""Keys whose value is a map that the user wrote, such as a table of the configuration: its keys stay as they are."""
+WRITTEN_BY_OTHERS = ("value", "default", "schema")
+"""Keys whose value is a map that somebody else wrote, such as a table of the configuration or the schema of a plugin's
+setting: its keys stay as they are."""
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MOMENT = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z")
 

@@ -45,7 +45,7 @@ def field_of(setting: Mapping[str, Any]) -> Field:
     text = "" if "value" not in setting or kind == "secret" else value if isinstance(value, str) and kind in (
         "text", "lines") else json.dumps(value, indent=2 if kind == "json" else None, ensure_ascii=False)
     return Field(name, str(setting.get("title") or name), kind, str(text), choices,
-                 WHERE.get(str(setting["from"]), ""), bool(setting["set"]), _hint(setting),
+                 WHERE.get(str(setting["source"]), ""), bool(setting["set"]), _hint(setting),
                  str(setting.get("problem", "")))
 
 

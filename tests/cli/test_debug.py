@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -91,10 +92,7 @@ def free_port() -> int:
 @pytest.fixture
 def debugged(tmp_path: Path) -> Iterator[tuple[Path, int, list[str]]]:
     """A plugin under `plugin debug`: its file, the port, and the call that is printed."""
-    try:
-        import debugpy  # noqa: F401 - only whether it is there
-    except ImportError:
-        need(False, "debugpy")
+    need(find_spec("debugpy"), "debugpy is not installed")
     folder = write_scaffold(tmp_path, "stop-here", "tests")
     port = free_port()
     process = subprocess.Popen([sys.executable, "-m", "apex_exec", "plugin", "debug", str(folder), "--port", str(port)],
@@ -150,6 +148,7 @@ def test_what_cannot_be_debugged_is_one_line(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_port_that_is_taken_is_said_to_be(tmp_path: Path) -> None:
+    need(find_spec("debugpy"), "debugpy is not installed")
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
         done = run("plugin", "debug", str(write_scaffold(tmp_path, "taken", "tests")), "--port", str(port))
@@ -158,6 +157,7 @@ def test_a_port_that_is_taken_is_said_to_be(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_nothing_unjailed_is_left_if_the_command_is_killed(tmp_path: Path) -> None:
+    need(find_spec("debugpy"), "debugpy is not installed")
     folder = write_scaffold(tmp_path, "orphan", "tests")
     command = [sys.executable, "-m", "apex_exec", "plugin", "debug", str(folder), "--port", str(free_port())]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, cwd=ROOT)

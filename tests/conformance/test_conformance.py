@@ -171,7 +171,7 @@ def test_on_the_command_line_a_broken_case_is_told_and_is_the_status(path: Path)
 
     status, out, _ = said("--endpoint", f"ipc://{path}", "--only", "ids/bad", "--json")
     assert status == 0
-    assert json.loads(out)["counts"] == {"kept": 8, "broken": 0, "not tried": 0}
+    assert json.loads(out)["counts"] == {"kept": 8, "broken": 0, "notTried": 0}
     status, out, _ = said("host", "--only", "requests/ping", "--", sys.executable, "-c", "pass")
     assert status == 1
     assert out.startswith("broken: requests/ping: ") and out.endswith("0 kept, 1 broken, 0 not tried\n")

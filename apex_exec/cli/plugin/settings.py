@@ -42,7 +42,7 @@ def get(plugin: Plugin, user: User = None, tenant: Tenant = None, as_json: AsJso
         say(f"{plugin} {found['version']} declares no settings")
     else:
         print_table([{**row, "type": "secret" if row["secret"] else row["type"], "value": _value(row)}
-                     for row in found["settings"]], ["name", "type", "value", "from", "title"], as_json=False)
+                     for row in found["settings"]], ["name", "type", "value", "source", "title"], as_json=False)
     for name in found["stale"]:
         say(f"{name} is set, and {found['version']} does not declare it: "
             f"apex-exec plugin settings unset {plugin} {name}")
@@ -51,7 +51,7 @@ def get(plugin: Plugin, user: User = None, tenant: Tenant = None, as_json: AsJso
 
 def _value(row: dict[str, Any]) -> str:
     if row["secret"]:
-        return "(secret)" if row["from"] not in ("nothing", "default") else ""
+        return "(secret)" if row["source"] not in ("nothing", "default") else ""
     return f"{row.get('problem', '')} {json.dumps(row['value'])}".strip() if "value" in row else ""
 
 

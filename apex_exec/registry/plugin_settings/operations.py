@@ -111,7 +111,7 @@ def _described(setting: Setting, mine: Row | None, common: Row | None, scope: st
     said: dict[str, Any] = {
         "name": setting.name, "title": setting.title, "type": schema.get("type", "enum"), "secret": setting.secret,
         "set": mine is not None, "schema": schema,
-        "from": scope if mine else EVERYBODY if common else "default" if setting.default else "nothing"}
+        "source": scope if mine else EVERYBODY if common else "default" if setting.default else "nothing"}
     if setting.default:
         said["default"] = json.loads(setting.default)
     if setting.header:
