@@ -8,11 +8,13 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
+import msgspec
 import pytest
 
 from apex_exec.core import actions as act
 from apex_exec.core import events as ev
 from apex_exec.executor.links.jobs import Probe
+from apex_exec.executor.links.link_reader import PIECES_MAX, PIECES_WAIT_NS
 from tests.support.executor import SPEC, PlayedExecutor, encoded
 from workers import wire as inner
 
@@ -87,6 +89,22 @@ def test_what_the_worker_has_begun_is_counted_by_its_marks(played: PlayedExecuto
     assert [(event.worker, event.count) for event in of(played, ev.CallsStarted)] == [(1, 1)]
     played.die(1)
     assert [(end.worker, end.started) for end in of(played, ev.WorkerGone)] == [(1, 1)]
+
+
+def test_an_answer_in_single_bytes_wakes_the_loop_a_few_times_and_is_read_whole(played: PlayedExecutor) -> None:
+    """A worker that writes bytes would otherwise have the loop read once for each of them."""
+    played.start(1)
+    played.call(1, 0)
+    answer = encoded(inner.Reply(0, msgspec.Raw(b"\x82\xa6result\xa1x\xa8metadata\x80"), 0))
+    reads = 0
+    for at in range(len(answer)):
+        played.zygote.links[1].send(answer[at:at + 1])
+        reads += not played.executor.reading.size  # links that are not polled, and wait for their turn
+        played.turn()
+    assert reads == PIECES_MAX + 1 < len(answer)
+    time.sleep(PIECES_WAIT_NS / 1e9)
+    played.turn()
+    assert [event.seq for event in of(played, ev.WorkerAnswered)] == [0]
 
 
 def test_a_worker_that_marks_more_than_it_was_sent_is_a_violation(played: PlayedExecutor) -> None:

@@ -25,6 +25,11 @@ SLICE_NS = MS_NS // 2
 """How long a link is read at most before other links have their turn."""
 PARKED_NS = 2 * MS_NS
 """How long parked links are read at most in one turn of the loop."""
+PIECES_MAX = 8
+"""How many small pieces of one message are read as they come; then the link waits for PIECES_WAIT_NS."""
+PIECES_WAIT_NS = 2 * MS_NS
+"""Meanwhile the pieces gather in the socket, and are read at once. A worker that writes single bytes otherwise wakes
+the loop for each, and the two of them take turns on a core that others wait for."""
 _cpu_ns = time.thread_time_ns
 _clock_ns = time.monotonic_ns
 
@@ -99,9 +104,11 @@ class LinkReader:
             link.ended = True  # the zygote will report the exit status; until then the dead link is not polled
             self._loop.remove(link.fileno())
             self._hung_up(link)
-        elif link.more or over_ns > 0 or link.paced:
+        elif link.more or over_ns > 0 or link.paced or link.pieces > PIECES_MAX:
             link.paced = False
             now_ns = _clock_ns()
+            if link.pieces > PIECES_MAX:
+                self.parked.defer(link.spec.id, now_ns + PIECES_WAIT_NS, now_ns)
             if link.more or self.parked.wait_ns(link.spec.id, now_ns):
                 link.parked = True
                 self._loop.remove(link.fileno())

@@ -25,6 +25,8 @@ OUT_BYTES_MAX = FRAME_BYTES_MAX + 16 * 1024 * 1024
 """How many unsent bytes are kept for one worker: a bundle, and calls. Prefetch bounds the number of calls; this bounds
 their bodies."""
 
+PIECE_BYTES = 4096
+"""A read that gives less than this, and no whole message, counts as a small piece."""
 FRAMES_AT_ONCE = 16
 """How many messages are handled before the loop looks at the time that they took: 16 API calls take a millisecond."""
 
@@ -59,6 +61,7 @@ class WorkerLink:
         self.polled_write = False  # the loop waits for room on the link
         self.parked = False  # the link is read when its plugin's turn comes, and is not polled meanwhile
         self.paced = False  # the worker has made API calls above its plugin's rate since it was last parked
+        self.pieces = 0  # reads since the last whole message that each gave a small piece of the next one
         # calls
         self.sent = 0  # how many calls in all
         self.owed = 0  # how many calls were sent and are not answered yet
@@ -144,6 +147,10 @@ class WorkerLink:
             return [], True
         bodies = zmtp.feed(data)
         self.more = zmtp.more
+        if bodies:
+            self.pieces = 0
+        elif len(data) < PIECE_BYTES:
+            self.pieces += 1
         return bodies, not data
 
     def drain_marks(self) -> int:
