@@ -11,11 +11,11 @@ from apex_exec.console.setting_forms import field_of, written
 
 
 def setting(name: str, schema: dict[str, Any], **more: Any) -> dict[str, Any]:
-    return {"name": name, "title": "", "schema": schema, "secret": False, "set": False, "from": "nothing", **more}
+    return {"name": name, "title": "", "schema": schema, "secret": False, "set": False, "source": "nothing", **more}
 
 
-ROWS = setting("rows", {"type": "integer", "minimum": 1, "maximum": 9}, value=5, default=5, **{"from": "default"})
-REGION = setting("region", {"type": "string", "enum": ["eu", "us"]}, value="eu", set=True, **{"from": "everybody"})
+ROWS = setting("rows", {"type": "integer", "minimum": 1, "maximum": 9}, value=5, default=5, source="default")
+REGION = setting("region", {"type": "string", "enum": ["eu", "us"]}, value="eu", set=True, source="everybody")
 WEEKLY = setting("weekly", {"type": "boolean"})
 TEXT = setting("greeting", {"type": "string", "maxLength": 400}, value="Dear\nall", set=True)
 LIST = setting("limits", {"type": "array", "items": {"type": "integer"}}, value=[1, 2])
