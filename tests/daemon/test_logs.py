@@ -140,7 +140,8 @@ def test_lines_that_wait_are_bounded_in_bytes_too(tmp_path: Path) -> None:
     writer.start()
     for _ in range(300):
         writer.plugin_line("p", "info", "x" * 1_000_000, time.monotonic_ns())
-    assert writer.waiting == 299 and writer.waiting_bytes <= 300 * 4 * (TEXT_CHARS_MAX + 1), "they are cut before"
+    wait_for(lambda: writer.waiting == 299, 10, "the first line in the writer's hands")
+    assert writer.waiting_bytes <= 300 * 4 * (TEXT_CHARS_MAX + 1), "they are cut before"
     for _ in range(2000):
         writer.plugin_line("p", "info", "\x1b" * 1_000_000, time.monotonic_ns())
         writer.log("error", "y" * 100_000)
