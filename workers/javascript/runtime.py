@@ -81,15 +81,29 @@ class _Prepared:
 
 
 class _Console:
-    """Where the lines of this process go. The engine of the zygote has its host functions before there is a worker."""
+    """Where the lines of this process go. The engine of the zygote has its host functions before there is a worker.
 
-    line: Callable[[str, str], None] = staticmethod(lambda _level, _text: None)
+    ``line`` belongs to the one object of this class, not to the class, since a fresh engine changes it with each call.
+    Whenever a class is changed, CPython gives it a new version, under which its attributes fill further entries of the
+    cache of all classes' attributes. What they push out are entries that came with the fork, and each of those keeps a
+    reference to a name in a page that the worker shared with its zygote until then.
+    """
+
+    def __init__(self) -> None:
+        self.line: Callable[[str, str], None] = _drop
+
+
+def _drop(_level: str, _text: str) -> None:
+    """Takes a line that goes nowhere."""
+
+
+_console = _Console()
 
 
 # ------------------------------------------------------------------ host functions: they never raise
 def _line(level: str, quoted: str) -> None:
     try:
-        _Console.line(level, json.loads(quoted))
+        _console.line(level, json.loads(quoted))
     except Exception:  # noqa: BLE001 - the next read meets the link's end
         return
 
@@ -221,7 +235,7 @@ class JavaScript:
         self._prefix = f"{message.plugin}/"
         self._name = self._prefix + message.entrypoint
         self._memory_bytes_max = max(message.memory_bytes_max - GLUE_BYTES, message.memory_bytes_max // 2)
-        _Console.line = self._host.line
+        _console.line = self._host.line
         if message.fresh:
             self._compile_all()
             self.after = self._renew
@@ -244,7 +258,7 @@ class JavaScript:
         self._files = message.files
         self._prefix = f"{message.plugin}/"
         self._memory_bytes_max = max(message.memory_bytes_max - GLUE_BYTES, message.memory_bytes_max // 2)
-        _Console.line = self._host.line
+        _console.line = self._host.line
         return tests.run(self, message, self._host)
 
     def tested(self, main: bytes, begins: Callable[[str], None]) -> dict[str, Any]:
@@ -367,10 +381,10 @@ class JavaScript:
         """Replaces the engine by a new one with nothing of the call in it. The answer is written already."""
         self.realm.engine.unload()
         del self.realm
-        _Console.line = staticmethod(lambda _level, _text: None)  # what loading says was said when the worker started
+        _console.line = _drop  # what loading says was said when the worker started
         self.realm = Realm()
         self._adopt()
-        _Console.line = self._host.line
+        _console.line = self._host.line
 
     # ------------------------------------------------------------------ calls
     def run(self, call: wire.Call) -> Any:
