@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -27,6 +28,11 @@ WORD_WIDTH_MAX = 80
 """A longer word in free text is broken into pieces. Ids and digests are shorter than this."""
 
 
+_SPACE = re.compile(r"[ \t\r\n]+")
+"""What may stand between words. ``str.split`` takes more for white space, for example U+0085, and would show a file by
+another name."""
+
+
 class ReaderGone(Exception):
     """The reader of the output has closed it. Not an OSError, which click turns into status 1."""
 
@@ -37,6 +43,16 @@ def say(*values: object, end: str = "\n", file: TextIO | None = None, flush: boo
         print(*(clean(str(value)) for value in values), end=end, file=file, flush=flush)
     except BrokenPipeError:
         raise ReaderGone from None
+
+
+def one_line(text: str) -> str:
+    """The text as one line: what stood in several has a space between."""
+    return _SPACE.sub(" ", text).strip(" ")
+
+
+def say_error(message: str) -> None:
+    """Prints the message on stderr, as one line."""
+    say(f"apex-exec: {one_line(message)}", file=sys.stderr)
 
 
 def say_coloured(lines: Iterable[str]) -> None:

@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 from typing import Annotated, NoReturn
 
-from apex_exec.cli.output import say
+from apex_exec.cli.output import say, say_error
 from apex_exec.cli.verbs import Exit, Group, Option
 
 EXIT_DONE = 0
@@ -114,5 +114,5 @@ def need_linux() -> None:
 
 def fail(message: str, status: int) -> NoReturn:
     """Ends the command with one line on stderr that says what to do."""
-    say(f"apex-exec: {' '.join(message.split())}", file=sys.stderr)
+    say_error(message)
     raise Exit(status)

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from apex_exec import extras
-from apex_exec.cli.output import ReaderGone, say
+from apex_exec.cli.output import ReaderGone, say, say_error
 from apex_exec.cli.root import EXIT_DONE, EXIT_INTERRUPTED, EXIT_NO, EXIT_NO_DAEMON, EXIT_USAGE
 from apex_exec.cli.tree import PROGRAM, command_tree
 from apex_exec.cli.verbs import Abort, ClickException, Exit
@@ -99,7 +99,7 @@ def _owner(name: str) -> int | None:
 
 
 def _say(message: str, status: int) -> int:
-    say(f"apex-exec: {' '.join(message.split())}", file=sys.stderr)
+    say_error(message)
     return status
 
 

@@ -138,3 +138,9 @@ def test_clean_leaves_what_is_legible_and_json_the_same() -> None:
     for code in range(sys.maxunicode + 1):
         if not 0xD800 <= code <= 0xDFFF and (len(clean(chr(code))) > 1):
             assert not chr(code).isprintable() and chr(code) not in "\t\n"
+
+
+def test_an_error_is_one_line_with_the_name_that_was_given(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["config", "check", "a\x85b\u2028c\n d"]) == 1
+    said = capsys.readouterr().err
+    assert "a\\u0085b\\u2028c d" in said and said.count("\n") == 1

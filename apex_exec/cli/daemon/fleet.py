@@ -58,7 +58,7 @@ def drain(node: Annotated[str, Argument(metavar="NODE", help="The node's name; d
 def rebalance(as_json: AsJson = False, runtime_dir: RuntimeDir = None, config: ConfigFile = None) -> None:
     """Has every drained node own its part of the plugins again."""
     found = ask(config, runtime_dir, "fleet.rebalance", {})
-    show(found, as_json, f"the order was sent to {', '.join(found['told'])}")
+    show(found, as_json, f"the order was sent to {', '.join(found['nodes'])}")
 
 
 @fleet_app.command(epilog=examples(

@@ -10,7 +10,7 @@ from typing import Any
 
 from apex_exec.cli.cells import cell_len, chop_cells
 from apex_exec.cli.daemon.status import COLUMNS, SORTS, Row, SortKey, condition, headline, ordered, rows
-from apex_exec.cli.output import cell
+from apex_exec.cli.output import cell, one_line
 from apex_exec.common.words import duration
 
 HOTKEYS: dict[str, SortKey] = {"i": "id", "s": "state", "c": "calls", "5": "p50", "9": "p99", "u": "queue", "p": "cpu",
@@ -131,7 +131,7 @@ def _fitting(table: list[Row], sort: SortKey, width: int) -> tuple[dict[str, str
     spared = list(SPARED)
     columns = dict(marked)
     while True:
-        cells = [[" ".join(cell(row.get(key)).split()) for key in columns] for row in table]
+        cells = [[one_line(cell(row.get(key))) for key in columns] for row in table]
         widths = [max(map(cell_len, column)) for column in zip(columns.values(), *cells, strict=True)]
         widths[0] = max(ID_WIDTH_MIN, widths[0])
         if sum(widths) + len(widths) - 1 <= width or not spared:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated
 
 from apex_exec.cli import connect
+from apex_exec.cli.facts import moment
 from apex_exec.cli.output import json_line, say, show
 from apex_exec.cli.plugin.common import ask
 from apex_exec.cli.root import AsJson, ConfigFile, RuntimeDir, examples, plugin_app
@@ -42,7 +42,7 @@ def lines(client: AdminClient, user: str, plugin: str = "") -> Iterator[str]:
         part = client.request("plugin.storage.export", {"user": user, "plugin": plugin, "after": after})
         for entry in part["entries"]:
             yield json_line({"plugin": entry["plugin"], "key": entry["key"], "value": entry["value"],
-                             "updatedAt": _moment(entry["updatedNs"])})
+                             "updatedAt": moment(entry["updatedNs"])})
         after = part["next"]
 
 
@@ -55,6 +55,3 @@ def erase(user: User, plugin: Plugin = "", as_json: AsJson = False, runtime_dir:
     named = f" of {', '.join(done['plugins'])}" if done["plugins"] else ""
     show(done, as_json, f"{done['erased']} entries{named} were deleted")
 
-
-def _moment(ns: int) -> str:
-    return datetime.fromtimestamp(ns / 1e9, UTC).isoformat().replace("+00:00", "Z")

@@ -107,9 +107,9 @@ class LoopOperations:
     def _fleet_rebalance(self, _: Any, uid: int) -> dict[str, Any]:
         fleet = self._in_fleet()
         fleet.order("rebalance")
-        told = [name for name in fleet.links if fleet.order_node(name, "rebalance")]
+        reached = [name for name in fleet.links if fleet.order_node(name, "rebalance")]
         log.info("an operator rebalanced the fleet")
-        return {"told": sorted([fleet.name, *told])}
+        return {"nodes": sorted([fleet.name, *reached])}
 
     def _pids(self, plugin: str) -> list[int]:
         """The processes of a plugin that is served. Raises Refusal."""
