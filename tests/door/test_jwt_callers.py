@@ -127,7 +127,7 @@ def wrong_tokens() -> dict[str, str]:
         "four parts": f"{good}.x", "two parts": f"{head}.{body}", "encrypted": f"{good}.x.y", "empty": "..",
         "no base64": "§.§.§",
         "header no json": f"{base64.urlsafe_b64encode(b'{').decode()}.{body}.{signature}",
-        "header a list": f"{part([])}.{body}.{signature}", "deep": f"{part_of('[' * 3000)}.{body}.{signature}",
+        "header a list": f"{part([])}.{body}.{signature}", "deep": f"{part_of('[' * 20_000)}.{body}.{signature}",
         "too long": token(more="x" * 9000),
     }
 

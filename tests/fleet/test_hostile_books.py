@@ -87,7 +87,7 @@ def test_what_is_no_file_or_no_statement_neither_stops_nor_ends_the_reading(
         path.symlink_to("/dev/zero")
     elif kind == "deep":
         good = msgspec.json.encode(statement("c"))
-        path.write_bytes(good[:-1] + b',"x":' + b"[" * 1500 + b"]" * 1500 + b"}")
+        path.write_bytes(good[:-1] + b',"x":' + b"[" * 20_000 + b"]" * 20_000 + b"}")
     elif kind == "loop":
         path.symlink_to(path)
     else:

@@ -143,7 +143,7 @@ def test_what_waits_is_one_transaction_with_a_record_for_each(site: Site, monkey
     (insert("taken"), "constraint"), (insert("ruins"), "sql_error"), (insert("x", other=7), "constraint"),
     (Update("notes", {"text": "good 1"}, {"id": 1}), "constraint"), (insert("lasts", id=9), "deadline_exceeded"),
     (Insert("notes", {"text": {b"no text": 1}}), "sql_parameters"),
-    (Insert("notes", {"text": deep(2000)}), "sql_parameters")],
+    (Insert("notes", {"text": deep(20_000)}), "sql_parameters")],
     ids=["a constraint", "a trigger that rolls all of it back", "a constraint that is checked at the commit",
          "a row of the same group", "a statement that outlasts its call", "a map that is no JSON",
          "a list too deep for JSON"])
@@ -206,6 +206,7 @@ def test_more_than_one_transaction_may_hold_is_several(
 
 KILLED = """
 import asyncio, os, signal, sqlite3, sys, time
+from contextlib import closing
 
 from apex_exec.gateway.outbox import Outbox
 from apex_exec.gateway.sql.writes import compile_write
@@ -226,12 +227,21 @@ def stand():
         return database.execute("SELECT count(*) FROM notes WHERE text LIKE 'later%'").fetchone()[0]
 
 
+def begun():
+    try:
+        with closing(sqlite3.connect(sys.argv[1], timeout=0, isolation_level=None)) as database:
+            database.execute("BEGIN IMMEDIATE")
+    except sqlite3.OperationalError:
+        return True
+    return False
+
+
 async def play():
     first = asyncio.ensure_future(write("first"))
     await asyncio.sleep(0)
     later = [asyncio.ensure_future(write(f"later {n}")) for n in range(8)]
     await first
-    for _ in range(20):  # the group is on its way to its thread
+    while not begun() and not stand():
         await asyncio.sleep(0)
     while not stand():  # the thread commits, and this loop, which would answer, does not turn
         time.sleep(0.001)
