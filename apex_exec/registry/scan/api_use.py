@@ -3,10 +3,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
+from apex_exec.catalogue.endings import warning_of
 from apex_exec.catalogue.hooks import BUILT_IN
+from apex_exec.catalogue.methods import METHODS
 from apex_exec.catalogue.permissions import PREFIXES
 from apex_exec.registry.scan.findings import Finding, finding
 
@@ -15,6 +17,8 @@ if TYPE_CHECKING:
 
 WIDGET_FIELDS = frozenset(hook.collects for hook in BUILT_IN if hook.renders)
 """Fields of results that hold widgets."""
+_METHODS = {method.python: method.name for method in METHODS.values()}
+"""A method's name in Python -> its name in the catalogue, which JavaScript uses."""
 
 
 class ApiUse:
@@ -23,11 +27,13 @@ class ApiUse:
 
     def __init__(self) -> None:
         self.needed: dict[str, tuple[str, int, str]] = {}
+        self._used: dict[str, tuple[str, int]] = {}
         self.opaque = False
         self.renders = False
 
     def needs(self, permission: str, path: str, line: int, call: str) -> None:
-        """Remembers the first place where ``permission`` is needed."""
+        """Remembers the first place where ``permission`` is needed, and the first of the method ``call``."""
+        self._used.setdefault(_METHODS.get(call, call), (path, line))
         self.needed.setdefault(permission, (path, line, call))
 
     def calls_host(self, name: str, path: str, line: int) -> None:
@@ -41,6 +47,7 @@ class ApiUse:
         """The differences between the permissions that are used and those that are declared."""
         if request.permissions is None:
             return
+        yield from self._ending(request, request.permissions)
         for permission, (path, line, call) in self.needed.items():
             if permission not in request.permissions:
                 yield finding("undeclared-permission", path, line, f"context.api.{call} needs {permission}")
@@ -54,3 +61,11 @@ class ApiUse:
             if items and permission not in request.permissions and "data:write" not in request.permissions:
                 yield finding("idle-declaration", "manifest.json", 0, f"{name} is listed, and the permission "
                                                                       f"{permission} that it needs is not declared")
+
+    def _ending(self, request: Request, permissions: Iterable[str]) -> Iterator[Finding]:
+        for method, (path, line) in self._used.items():
+            if warning := warning_of("method", method):
+                yield finding("deprecated", path, line, warning)
+        declared = [warning_of("hook", name) for name in request.hooks]
+        declared += [warning_of("permission", name) for name in permissions]
+        yield from (finding("deprecated", "manifest.json", 0, warning) for warning in declared if warning)

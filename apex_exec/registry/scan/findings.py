@@ -109,6 +109,8 @@ _RULES = (
      "write import and export, or bundle with esbuild --format=esm"),
     ("APX033", "absent-global", "warning", "A worker does not have this: using it fails there.",
      "do as the message says, or ask for it with typeof first"),
+    ("APX034", "deprecated", "warning", "A later version of the plugin API does not have it.",
+     "do as the message says, before that version comes"),
 )
 RULES: dict[str, Rule] = {row[1]: Rule(*row) for row in _RULES}
 """The rules by name."""
