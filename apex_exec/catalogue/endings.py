@@ -33,4 +33,5 @@ def warning_of(kind: Kind, name: str) -> str:
     ending = ENDINGS.get((kind, name))
     if ending is None:
         return ""
-    return f"the {kind} {name} ends with plugin API {ending.until} (announced on {ending.on}): {ending.instead}"
+    return (f"the {kind} {name} ends with plugin API {ending.until} (announced with {ending.announced} on {ending.on}): "
+            f"{ending.instead}")

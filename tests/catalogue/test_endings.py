@@ -68,6 +68,6 @@ def test_what_ends_is_warned_of_where_it_is_used(
     found = [item for item in scan_files(asked) if item.rule == "deprecated"]
     assert [(item.path, item.line, item.severity) for item in found] == [
         (path, line, "warning"), ("manifest.json", 0, "warning"), ("manifest.json", 0, "warning")]
-    assert found[0].message == ("the method renderWidget ends with plugin API 3.0.0 (announced on 2026-11-30): "
-                                "use fetch")
+    assert found[0].message == (
+        "the method renderWidget ends with plugin API 3.0.0 (announced with 1.0.0 on 2026-11-30): use fetch")
     assert "the hook onDataFetch" in found[1].message and "the permission data:read" in found[2].message
