@@ -33,5 +33,5 @@ def warning_of(kind: Kind, name: str) -> str:
     ending = ENDINGS.get((kind, name))
     if ending is None:
         return ""
-    return (f"the {kind} {name} ends with plugin API {ending.until} (announced with {ending.announced} on {ending.on}): "
-            f"{ending.instead}")
+    announced = f"announced with {ending.announced} on {ending.on}"
+    return f"the {kind} {name} ends with plugin API {ending.until} ({announced}): {ending.instead}"
