@@ -59,6 +59,7 @@ def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
     plugins: Path = tmp_path_factory.mktemp("plugins")
     write_plugin(plugins, "liar", LIAR, permissions=("events:emit",))
     write_plugin(plugins, "poor-liar", LIAR)
+    write_plugin(plugins, "forger", LIAR)  # no test before its own leaves it a worker that is about to be ended
     write_plugin(plugins, "echo", ECHO)
     with Daemon(plugins=plugins, config={
             "breaker.open_seconds": 0.2, "breaker.backoff_min_seconds": 0.01, "breaker.backoff_max_seconds": 0.02,
@@ -147,12 +148,13 @@ def test_a_refusal_that_nobody_gave_is_no_denial(daemon: Daemon) -> None:
 
 def test_a_forged_number_of_refusals_costs_a_handful_of_records(daemon: Daemon) -> None:
     def mine() -> list[Any]:
-        return [event for event in of(daemon, "poor-liar") if event.event_type == "access.denied"]
+        return [event for event in of(daemon, "forger") if event.event_type == "access.denied"]
 
-    assert say(daemon, effects(claim("permission_denied", 900)), plugin="poor-liar")["type"] == "result"
+    reply = say(daemon, effects(claim("permission_denied", 900)), plugin="forger")
+    assert reply["type"] == "result", reply
     rest = {"count": 892, "codes": {"permission_denied": 892}}  # at once after a rest: more would be read later
     wait_for(lambda: any(event.metadata == rest for event in mine()), 10)
-    assert len(mine()) < 40, "eight, and one for the rest, beside those of the tests before"
+    assert len(mine()) == 9, "eight, and one for the rest"
 
 
 def test_effects_that_came_together_share_a_record_and_each_counts(daemon: Daemon) -> None:
