@@ -1,4 +1,5 @@
-"""``keys``: pairs that sign bundles and approvals, CURVE pairs for tcp, and the registered keys with their roles."""
+"""``keys``: pairs and commands that sign bundles and approvals, CURVE pairs for tcp, and the registered keys with their
+roles."""
 
 from __future__ import annotations
 
@@ -20,6 +21,32 @@ def new(name: Name, as_json: AsJson = False, state_dir: StateDir = None, config:
 
     path, key_id = new_key(state_path(config, state_dir) / "keys", name)
     show({"file": str(path), "keyId": key_id}, as_json, f"{path}: key {key_id}")
+
+
+@keys_app.command(epilog=examples(
+    "apex-exec keys signer acme --public-key acme.pub -- kms-sign --key acme",
+    "apex-exec plugin sign my-plugin-1.0.0.apx --key acme"))
+def signer(
+    name: Name,
+    command: Annotated[list[str], Argument(metavar="COMMAND…", help="What signs, and its arguments.")],
+    public_key: Annotated[str, Option("--public-key", metavar="FILE|HEX", help="The public key: a PEM file, or its 32 "
+                                                                              "bytes in hexadecimal.")],
+    as_json: AsJson = False, state_dir: StateDir = None, config: ConfigFile = None,
+) -> None:
+    """Says which command signs with the key NAME, which stays in a KMS or an HSM.
+
+    The command reads what it signs on its standard input, and writes the Ed25519 signature of exactly these bytes: 64
+    raw bytes, hexadecimal or base64. It is tried at once. NAME.signer and NAME.pub are written to the state folder's
+    keys/; every verb with --key then takes NAME as it takes a key of `keys new`.
+    """
+    import re
+
+    from apex_exec.registry.trust.signing import load_public, new_signer
+
+    public = bytes.fromhex(public_key) if re.fullmatch("[0-9a-fA-F]{64}", public_key) else load_public(Path(public_key))
+    path, key_id = new_signer(state_path(config, state_dir) / "keys", name, command, public)
+    show({"file": str(path), "keyId": key_id, "command": command}, as_json, f"{path}: key {key_id}, which {command[0]} "
+                                                                            "signs with")
 
 
 @keys_app.command(epilog=examples("apex-exec keys curve server", "apex-exec keys curve my-host --dir ./curve"))

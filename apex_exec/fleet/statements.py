@@ -12,14 +12,13 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import msgspec
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from apex_exec.common.files import replace_file
 from apex_exec.errors import Code, ConfigError, Refusal
 from apex_exec.fleet.messages import Node
 from apex_exec.registry.store import KeyRow
 from apex_exec.registry.trust.keyring import unusable_because
-from apex_exec.registry.trust.signing import key_id_of, raw_public, verify_bytes
+from apex_exec.registry.trust.signing import Key, key_id_of, raw_public, verify_bytes
 
 ROLE = "node"
 CURVE_KEY = "node.key_secret"
@@ -66,7 +65,7 @@ def check_words(statement: Statement) -> str:
     return ""
 
 
-def sign(key: Ed25519PrivateKey, statement: Statement) -> Statement:
+def sign(key: Key, statement: Statement) -> Statement:
     """The statement with the signature of ``key``. Raises Refusal if it could not count."""
     if wrong := check_words(statement):
         raise Refusal("bad_node", f"the node {statement.name[:63]!a}: {wrong}", code=Code.INVALID_INPUT)

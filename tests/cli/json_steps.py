@@ -37,6 +37,10 @@ def walk_alone(walk: Walk, folder: Path) -> None:
     walk("plugin", "pack", folder / "sample")
     walk("plugin", "new", "fresh", "--dir", folder)
     walk("keys", "new", "acme", "--state-dir", folder / "keys")
+    signs = ("import sys; from pathlib import Path; from apex_exec.registry.trust.signing import load_private; "
+             "sys.stdout.buffer.write(load_private(Path(sys.argv[1])).sign(sys.stdin.buffer.read()))")
+    walk("keys", "signer", "hsm", "--public-key", folder / "keys" / "keys" / "acme.pub", "--state-dir", folder / "keys",
+         "--", sys.executable, "-c", signs, folder / "keys" / "keys" / "acme.key")
     walk("keys", "curve", "server", "--state-dir", folder / "keys")
     walk("plugin", "sign", folder / "sample-1.0.0.apx", "--key", "acme", "--state-dir", folder / "keys")
 

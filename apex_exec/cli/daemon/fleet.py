@@ -89,12 +89,12 @@ def keys(
     from apex_exec.cli.plugin.common import state_path
     from apex_exec.config import load_settings
     from apex_exec.fleet.statements import CURVE_KEY, Statement, sign, write
-    from apex_exec.registry.trust.signing import find_key, load_private
+    from apex_exec.registry.trust.signing import open_key
 
     settings = load_settings(config)
     place = folder or (Path(settings.fleet.keys_dir) if settings.fleet.keys_dir else
                        state_path(config, state_dir) / "fleet")
-    private = load_private(find_key(state_path(config, state_dir) / "keys", key, ".key"))
+    private = open_key(state_path(config, state_dir) / "keys", key)
     secret = place / CURVE_KEY
     if not secret.exists():
         place.mkdir(mode=0o700, parents=True, exist_ok=True)

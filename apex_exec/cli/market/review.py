@@ -141,9 +141,9 @@ def _signed(key: str, config: Path | None, state_dir: str | None, submission: in
     import time
 
     from apex_exec.market.review.reviewers import Statement, signed_message
-    from apex_exec.registry.trust.signing import find_key, key_id_of, load_private, raw_public
+    from apex_exec.registry.trust.signing import key_id_of, open_key, raw_public
 
-    private = load_private(find_key(state_path(config, state_dir) / "keys", key, ".key"))
+    private = open_key(state_path(config, state_dir) / "keys", key)
     text = Statement(submission, digest, decision, reason, os.geteuid(), key_id_of(raw_public(private)),
                      time.time_ns()).text()
     return {"statement": text, "signature": private.sign(signed_message(text)).hex()}

@@ -55,9 +55,9 @@ def _decide(decision: str, plugin: str, permission: str, key: str, reason: str, 
 
     from apex_exec.registry.trust.approvals import Statement, signed_message
     from apex_exec.registry.trust.keyring import DAY_NS
-    from apex_exec.registry.trust.signing import find_key, key_id_of, load_private, raw_public
+    from apex_exec.registry.trust.signing import key_id_of, open_key, raw_public
 
-    private = load_private(find_key(state_path(config, state_dir) / "keys", key, ".key"))
+    private = open_key(state_path(config, state_dir) / "keys", key)
     wanted = {"id": plugin, "permission": permission, **({"version": version} if version else {})}
     with connect.admin(config, runtime_dir) as client:
         request = client.request("plugin.request", wanted)

@@ -74,11 +74,11 @@ def sign(
 
     from apex_exec.registry.bundles.bundle import pack as packed
     from apex_exec.registry.bundles.bundle import read_apx
-    from apex_exec.registry.trust.signing import find_key, load_private, read_signatures, sign_digest, write_signatures
+    from apex_exec.registry.trust.signing import open_key, read_signatures, sign_digest, write_signatures
 
     if role not in ("author", "market"):
         raise BadParameter("the role must be author or market", param_hint="--role")
-    private = load_private(find_key(state_path(config, state_dir) / "keys", key, ".key"))
+    private = open_key(state_path(config, state_dir) / "keys", key)
     bundle, had = read_apx(file)
     made = sign_digest(private, role, bundle.digest, time.time_ns())
     kept = [s for s in read_signatures(had) if (s.role, s.key_id) != (made.role, made.key_id)]

@@ -10,6 +10,7 @@ import errno
 import hashlib
 import json
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,10 @@ from cryptography.hazmat.primitives.serialization import (
 
 from apex_exec.common.files import create_file
 from apex_exec.errors import Code, Refusal
+from apex_exec.registry.trust.signers import SUFFIX, Signer, load_signer, text_of
 
+Key = Ed25519PrivateKey | Signer
+"""What signs: a private key that is here, or a command that reaches one."""
 ROLES = ("author", "approver", "market", "node")
 SIGNATURE_FILE_BYTES_MAX = 16_384
 SIGNATURES_MAX = 16
@@ -54,8 +58,10 @@ def key_id_of(public: bytes) -> str:
     return hashlib.sha256(public).hexdigest()[:32]
 
 
-def raw_public(key: Ed25519PrivateKey | Ed25519PublicKey) -> bytes:
+def raw_public(key: Key | Ed25519PublicKey) -> bytes:
     """The 32 bytes of the public key."""
+    if isinstance(key, Signer):
+        return key.public
     public = key.public_key() if isinstance(key, Ed25519PrivateKey) else key
     return public.public_bytes(Encoding.Raw, PublicFormat.Raw)
 
@@ -74,36 +80,66 @@ def new_key(folder: Path, name: str) -> tuple[Path, str]:
     check_key_name(name)
     key = Ed25519PrivateKey.generate()
     path = folder / f"{name}.key"
+    _write_pair(path, key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()), key.public_key())
+    return path, key_id_of(raw_public(key))
+
+
+def _write_pair(path: Path, private: bytes, public: Ed25519PublicKey) -> None:
+    """Writes ``path`` (0600) and the ``.pub`` beside it, or neither."""
     try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        create_file(path, key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()), 0o600)
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        create_file(path, private, 0o600)
         try:
-            public = key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
-            create_file(folder / f"{name}.pub", public, 0o644)
+            create_file(path.with_name(f"{path.stem}.pub"),
+                        public.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo), 0o644)
         except OSError:
             path.unlink(missing_ok=True)  # half a pair is useless, and would block the next attempt
             raise
     except FileExistsError as error:
-        raise Refusal("key_exists", f"{error.filename} already exists", code=Code.CONFLICT,
-                      hint="choose another name; a lost key cannot be recreated") from None
+        raise _key_exists(error.filename) from None
     except OSError as error:
         hint = "free some space" if error.errno in (errno.ENOSPC, errno.EDQUOT) else (
             "run this as the user who owns the folder, or make the folder writable")
         raise Refusal("unwritable", f"{path}: {error.strerror}", hint=hint) from None
-    return path, key_id_of(raw_public(key))
+
+
+def _key_exists(path: str) -> Refusal:
+    return Refusal("key_exists", f"{path} already exists", code=Code.CONFLICT,
+                   hint="choose another name; a lost key cannot be recreated")
 
 
 def find_key(folder: Path, name: str, suffix: str) -> Path:
     """The file of the key ``name``: ``name`` itself if it is an existing path, otherwise ``folder/name<suffix>``.
     Raises Refusal."""
     given = Path(name)
-    if ("/" in name or given.suffix in (".key", ".pub", ".pem")) and given.exists():
+    if ("/" in name or given.suffix in (".key", ".pub", ".pem", SUFFIX)) and given.exists():
         return given
     path = folder / f"{name}{suffix}"
     if not path.exists():
         raise Refusal("key_not_found", f"the key {name!a} does not exist: looked for {path}", code=Code.NOT_FOUND,
                       hint=f"make one with `apex-exec keys new {name}`")
     return path
+
+
+def open_key(folder: Path, name: str) -> Key:
+    """The key ``name`` to sign with: the file of that path, otherwise ``folder/name.key`` or ``folder/name.signer``.
+    Raises Refusal."""
+    signer = folder / f"{name}{SUFFIX}"
+    path = signer if not (folder / f"{name}.key").exists() and signer.exists() else find_key(folder, name, ".key")
+    return load_signer(path) if path.suffix == SUFFIX else load_private(path)
+
+
+def new_signer(folder: Path, name: str, command: Sequence[str], public: bytes) -> tuple[Path, str]:
+    """Has the command sign a text, and then writes ``folder/name.signer`` (0600) and ``name.pub``; never overwrites.
+    Returns the signer's path and the key's id. Raises Refusal."""
+    check_key_name(name)
+    path = folder / f"{name}{SUFFIX}"
+    for other in (path, folder / f"{name}.key", folder / f"{name}.pub"):
+        if other.exists():
+            raise _key_exists(str(other))
+    Signer(path, tuple(command), public).sign(_PREFIX + b"a trial\n")
+    _write_pair(path, text_of(command, public), Ed25519PublicKey.from_public_bytes(public))
+    return path, key_id_of(public)
 
 
 def load_private(path: Path) -> Ed25519PrivateKey:
@@ -141,7 +177,7 @@ def _message(role: str, digest: str, key_id: str, signed_ns: int) -> bytes:
     return _PREFIX + f"{role}\n{digest}\n{key_id}\n{signed_ns}\n".encode()
 
 
-def sign_digest(key: Ed25519PrivateKey, role: str, digest: str, now_ns: int) -> Signature:
+def sign_digest(key: Key, role: str, digest: str, now_ns: int) -> Signature:
     """A signature over ``digest`` in ``role``."""
     key_id = key_id_of(raw_public(key))
     return Signature(role, key_id, now_ns, key.sign(_message(role, digest, key_id, now_ns)).hex())
