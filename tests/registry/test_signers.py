@@ -71,7 +71,8 @@ def test_what_a_command_signs_counts_as_any_signature(hsm: Path, tmp_path: Path,
 
 
 @pytest.mark.parametrize(("how", "says"), [
-    *((how, "did not write a signature by the key") for how in ("hash", "none", "long", "cut")), ("fails", "ended with status 1: the token is not there")])
+    *((how, "did not write a signature by the key") for how in ("hash", "none", "long", "cut")),
+    ("fails", "ended with status 1: the token is not there")])
 def test_what_is_no_signature_is_refused_and_nothing_is_left(hsm: Path, tmp_path: Path, how: str, says: str) -> None:
     with pytest.raises(Refusal) as caught:
         new_signer(tmp_path / "keys", "acme", command(hsm, how), load_public(hsm / "inside.pub"))
