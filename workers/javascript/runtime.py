@@ -239,6 +239,7 @@ class JavaScript:
         if message.fresh:
             self._compile_all()
             self.after = self._renew
+            self.realm = Realm()  # not the zygote's, which stays for good, and with it what the first call left there
         elif message.concurrent and message.mode == "serve":
             self.realm.share()
             self.serve = SharedCalls(self, self._host).serve
