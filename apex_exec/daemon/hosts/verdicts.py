@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 _encode = msgspec.msgpack.Encoder().encode
 _clock_ns = time.monotonic_ns
+UNDELIVERED = "the daemon failed at this result; its log says how"
 
 
 class Verdicts:
@@ -84,9 +85,11 @@ class Verdicts:
         self._traces.pop(verdict.call, None)
         pending = self._calls.pop(verdict.call, None)
         if pending is None:
+            if (watcher := self._table.watched.pop(verdict.call, None)) is not None:
+                watcher(verdict, Settled(Code.INTERNAL, UNDELIVERED, {}, msg.Usage()), [])
             return
         self._replies.send(pending, _encode(msg.Error(
-            id=pending.id, code=Code.INTERNAL, message="the daemon failed at this result; its log says how",
+            id=pending.id, code=Code.INTERNAL, message=UNDELIVERED,
             started=verdict.started, retryable=is_retryable(Code.INTERNAL, verdict.started), plugin=verdict.plugin,
             action=verdict.hook)))
 
@@ -119,7 +122,7 @@ class Verdicts:
                              hooks.ANYTHING if verdict.hook not in RENDERING else self.rendering(verdict))
         except Exception as error:  # a bug of ours, perhaps by something a worker sent: the caller still gets a reply
             self._logs.bug("a result could not be judged", error)
-            outcome = Settled(Code.INTERNAL, "the daemon failed at this result; its log says how", {}, msg.Usage())
+            outcome = Settled(Code.INTERNAL, UNDELIVERED, {}, msg.Usage())
         self._conclude(verdict, outcome, used)
 
     def _leaked(self, verdict: Verdict, body: inner.Reply) -> str:
