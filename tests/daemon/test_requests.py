@@ -206,3 +206,21 @@ def test_a_result_that_the_daemon_fails_at_still_has_its_reply(monkeypatch: pyte
     assert len(rig.logs.bugs) == 1
     assert answer["id"] == 7 and answer["code"] == "INTERNAL" and answer["started"] is True
     assert not peer.pending and not rig.table.calls
+
+
+def test_a_part_of_a_dispatch_whose_verdict_fails_does_not_hold_the_dispatch_up() -> None:
+    rig = Rig()
+    rig.requests.serve(rig.peer, [], msg.Dispatch(id=1, action="onDashboardLoad", user_id=USER,
+                                                  payload=msgspec.Raw(msgspec.msgpack.encode({"dashboardId": "d"}))))
+    (event,) = rig.invoked
+    rig.verdicts.untold(Verdict(event.call, "echo", "onDashboardLoad", USER, "", "", None, {}, True, 0, 0, False))
+    (answer,) = rig.sent
+    assert answer["id"] == 1 and answer["partial"] and answer["outcomes"][0]["error"]["code"] == "INTERNAL"
+
+
+def test_a_call_of_the_daemons_own_whose_verdict_fails_has_its_outcome() -> None:
+    rig, seen = Rig(), []
+    rig.verdicts.watch(5, lambda _, outcome, effects: seen.append((outcome.code, effects)))
+    for _ in range(2):
+        rig.verdicts.untold(Verdict(5, "echo", "onDashboardLoad", USER, "", "", None, {}, True, 0, 0, False))
+    assert seen == [("INTERNAL", [])]

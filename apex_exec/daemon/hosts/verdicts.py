@@ -81,17 +81,22 @@ class Verdicts:
         return hooks.Rendering(denied, self._api.components)
 
     def untold(self, verdict: Verdict) -> None:
-        """The verdict could not be delivered: answers its request INTERNAL, if that has not been answered yet."""
+        """The verdict could not be delivered: the outcome is INTERNAL for the one who asked for the call, unless it had
+        its outcome already."""
         self._traces.pop(verdict.call, None)
         pending = self._calls.pop(verdict.call, None)
         if pending is None:
-            if (watcher := self._table.watched.pop(verdict.call, None)) is not None:
-                watcher(verdict, Settled(Code.INTERNAL, UNDELIVERED, {}, msg.Usage()), [])
+            self._settled(verdict, Settled(Code.INTERNAL, UNDELIVERED, {}, msg.Usage()), [])
             return
         self._replies.send(pending, _encode(msg.Error(
             id=pending.id, code=Code.INTERNAL, message=UNDELIVERED,
             started=verdict.started, retryable=is_retryable(Code.INTERNAL, verdict.started), plugin=verdict.plugin,
             action=verdict.hook)))
+
+    def _settled(self, verdict: Verdict, outcome: Settled, effects: list[Any]) -> None:
+        """Hands the outcome to the dispatch that the call is a part of, or to the part of the daemon that made it."""
+        if not self._dispatches.settled(verdict, outcome, effects) and verdict.call in self._table.watched:
+            self._table.watched.pop(verdict.call)(verdict, outcome, effects)
 
     def verdict(self, verdict: Verdict) -> None:
         """The core has decided. Has a result that takes long to check checked in another process, and then counts,
@@ -215,8 +220,7 @@ class Verdicts:
                 used.cpu_ns, used.host_ns)
         pending = self._calls.pop(call, None)
         if pending is None:
-            if not self._dispatches.settled(verdict, outcome, effects) and call in self._table.watched:
-                self._table.watched.pop(call)(verdict, outcome, effects)
+            self._settled(verdict, outcome, effects)
             return
         if code:
             body = _encode(msg.Error(
