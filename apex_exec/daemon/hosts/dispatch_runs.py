@@ -143,13 +143,15 @@ class DispatchRuns:
 
     def outcome(self, call: int, entry: msg.Outcome) -> None:
         """Takes the outcome of a part, wherever it ran."""
-        run = self._parts.pop(call, None)
+        run = self._parts.get(call)
         if run is None:
             return
+        # first: if this fails, the part is still open, and ends as INTERNAL (``Verdicts.untold``)
+        value = hooks.parts_of(run.hook, bytes(entry.result), entry.plugin) if entry.ok else None
+        del self._parts[call]
         run.open.discard(call)
         if run.call not in self._runs:
             return  # cancelled meanwhile
-        value = hooks.parts_of(run.hook, bytes(entry.result), entry.plugin) if entry.ok else None
         run.outcomes[entry.plugin] = entry
         now_ns = time.monotonic_ns()
         self._launch(run, run.course.settled(entry.plugin, entry.ok, value, now_ns), now_ns)
