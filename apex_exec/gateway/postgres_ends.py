@@ -33,7 +33,7 @@ async def out_of_pipeline(connection: AsyncConnection[Any]) -> None:
 
 
 async def rolled_back(connection: AsyncConnection[Any]) -> None:
-    """Ends a transaction that was not committed. Whether the server answers in time, only the connection depends on."""
+    """Ends a transaction that was not committed. The connection is closed if the server does not answer in time."""
     if not connection.closed and connection.info.transaction_status:
         with contextlib.suppress(psycopg.Error):
             done = await within(ROLLBACK_SECONDS, connection.execute("ROLLBACK"), connection.close)

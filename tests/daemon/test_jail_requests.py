@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+import msgspec
 import pytest
 
 from apex_exec.client import AdminClient, CallError, Client
 from apex_exec.daemon.administration.jail_requests import PROBES_MAX
+from apex_exec.daemon.sides.result_checks import is_dear
 from apex_exec.registry.bundles.bundle import pack
 from tests.support.bundles import bundle
 from tests.support.daemon import USER, Daemon, wait_for
@@ -71,6 +73,27 @@ def test_a_canary_that_hangs_or_dies_is_told_ends_and_leaves_the_one_that_serves
         assert (caught.value.details["reason"], caught.value.details["cause"]) == ("canary_failed", cause), number
         assert answers(daemon)
     wait_for(lambda: daemon.pids("sample") == [serving], 5, "one worker, the one of before")
+
+
+MANY = "[*({'id': str(n), 'component': 'Text', 'props': {}} for n in range(8_000)), 7]"
+
+
+@pytest.mark.parametrize(("number", "result"), [("1.0.1", "[7]"), pytest.param("1.1.1", MANY, marks=pytest.mark.slow)],
+                         ids=["checked at once", "checked in another process"])
+def test_a_canary_whose_result_no_host_would_get_leaves_the_one_that_serves(daemon: Daemon, number: str, result: str
+                                                                            ) -> None:
+    """A result with many parts is checked in another process, after the core has judged its worker."""
+    assert is_dear(msgspec.msgpack.encode({"customWidgets": eval(result)})) == (result == MANY)
+    assert answers(daemon)
+    (serving,) = daemon.pids("sample")
+    with pytest.raises(CallError) as caught:
+        admin(daemon, "plugin.upgrade", bundle=version(number, f"return {{'customWidgets': {result}}}"))
+    details = caught.value.details
+    assert (details["reason"], details["cause"]) == ("canary_failed", "invalid_output"), details
+    assert "Expected `" in str(caught.value) and answers(daemon)
+    wait_for(lambda: daemon.pids("sample") == [serving], 5, "one worker, the one of before")
+    upgraded = admin(daemon, "plugin.upgrade", bundle=version(f"{number}1", "return {'customWidgets': []}"))
+    assert upgraded["version"] == f"{number}1" and answers(daemon)
 
 
 @pytest.mark.slow

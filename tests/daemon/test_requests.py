@@ -30,6 +30,7 @@ from apex_exec.executor.guard import raise_it
 from apex_exec.executor.links.overhead import Used
 from apex_exec.observe.logs import Logs
 from apex_exec.observe.metrics import Metrics
+from apex_exec.wire import hooks
 from apex_exec.wire import messages as msg
 from tests.support.daemon import USER
 from workers import wire as inner
@@ -206,3 +207,32 @@ def test_a_result_that_the_daemon_fails_at_still_has_its_reply(monkeypatch: pyte
     assert len(rig.logs.bugs) == 1
     assert answer["id"] == 7 and answer["code"] == "INTERNAL" and answer["started"] is True
     assert not peer.pending and not rig.table.calls
+
+
+@pytest.mark.parametrize("fails_late", [False, True])
+def test_a_part_of_a_dispatch_whose_verdict_fails_does_not_hold_the_dispatch_up(
+        monkeypatch: pytest.MonkeyPatch, fails_late: bool) -> None:
+    def fails(*_: Any) -> None:
+        raise AttributeError("a bug")
+
+    rig = Rig()
+    rig.requests.serve(rig.peer, [], msg.Dispatch(id=1, action="onDashboardLoad", user_id=USER,
+                                                  payload=msgspec.Raw(msgspec.msgpack.encode({"dashboardId": "d"}))))
+    (event,) = rig.invoked
+    reply = inner.Reply(0, msgspec.Raw(msgspec.msgpack.encode({"customWidgets": []})), 0)
+    verdict = Verdict(event.call, "echo", "onDashboardLoad", USER, "", "", reply, {}, True, 0, 0, False)
+    if fails_late:  # when the dispatch has it already
+        monkeypatch.setattr(hooks, "parts_of", fails)
+        with pytest.raises(AttributeError):
+            rig.verdicts.verdict(verdict)
+    rig.verdicts.untold(verdict)  # as ``CoreDriver`` does for a verdict at which it has failed
+    (answer,) = rig.sent
+    assert answer["id"] == 1 and answer["partial"] and answer["outcomes"][0]["error"]["code"] == "INTERNAL"
+
+
+def test_a_call_of_the_daemons_own_whose_verdict_fails_has_its_outcome() -> None:
+    rig, seen = Rig(), []
+    rig.verdicts.watch(5, lambda _, outcome, effects: seen.append((outcome.code, effects)))
+    for _ in range(2):
+        rig.verdicts.untold(Verdict(5, "echo", "onDashboardLoad", USER, "", "", None, {}, True, 0, 0, False))
+    assert seen == [("INTERNAL", [])]

@@ -21,6 +21,11 @@ from tests.support.fleet import LocalFleet
 
 NAMES = [f"plugin-{number}" for number in range(8)]
 WIRE = [1]
+FETCH = '''
+@plugin.hook("onDataFetch")
+def fetch(context, params):
+    return {"transformedData": [1]}
+'''
 
 
 class Impostor:
@@ -95,7 +100,7 @@ class Impostor:
 def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalFleet]:
     plugins = tmp_path_factory.mktemp("plugins")
     for name in NAMES:
-        write_plugin(plugins, name, ECHO)
+        write_plugin(plugins, name, ECHO + FETCH, ("onActionExecute", "onDataFetch"))
     with ExitStack() as stack:
         made = LocalFleet(plugins, 2, {"fleet.join_seconds": 1, "limits.timeout_ms": 1500})
         stack.push(made)
@@ -210,6 +215,20 @@ def test_an_owner_that_answers_twice_or_for_others_or_what_is_none_costs_no_host
         third = ask(client, plugin)
         impostor.answer(result(impostor.hear(b"1a")["id"], 3))
         assert client.wait(third, 5000)["result"] == 3, "the link and the host's connection live on"
+
+
+def test_an_owner_that_answers_what_no_hook_returns_does_not_hold_a_dispatch_up(impostor: Impostor,
+                                                                                fleet: LocalFleet) -> None:
+    impostor.join()
+    with Client(fleet.nodes["a"].endpoint) as client:
+        asked = client.start({"type": "dispatch", "action": "onDataFetch", "userId": USER,
+                              "payload": {"query": "q", "filters": {}}}, 30_000)
+        for _ in fleet.owned_by("b", NAMES):
+            impostor.answer(result(impostor.hear(b"1a")["id"], 7))
+        reply = client.wait(asked, 10_000)
+    codes = {one["plugin"]: one.get("error", {}).get("code") for one in reply["outcomes"]}
+    assert codes == {name: "INTERNAL" if fleet.owner(name) == "b" else None for name in NAMES}
+    assert reply["partial"] and reply["result"]["transformedData"] == [1]
 
 
 def test_a_host_methods_answer_goes_to_the_life_of_the_node_that_asked(impostor: Impostor, fleet: LocalFleet) -> None:

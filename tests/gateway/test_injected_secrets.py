@@ -5,17 +5,19 @@ from __future__ import annotations
 import base64
 import html
 import json
+import re
 import time
 from collections.abc import Callable
 from typing import Any
 from urllib.parse import quote, quote_plus
 
 import pytest
+from yarl import URL
 
 from apex_exec.catalogue.methods import Fetch
 from apex_exec.gateway.failure import ApiFailure
 from apex_exec.gateway.http.fetch import Fetcher
-from apex_exec.gateway.http.injection import forms
+from apex_exec.gateway.http.injection import Injection, forms
 from tests.gateway.http_world import OK, World, response
 
 SECRET = "sk-live-0123456789"
@@ -93,6 +95,14 @@ ECHOES: dict[str, Callable[[str], bytes]] = {
         "&#x27;", "&#39;").replace("&quot;", "&#34;").encode(),
     "in a URL": lambda text: f"/?key={quote(text, safe='')}".encode(),
     "in a form": lambda text: quote_plus(text).encode(),
+    "in a URL of .NET": lambda text: re.sub("%..", lambda found: found[0].lower(), quote_plus(text)).encode(),
+    "in HTML of Go": lambda text: html.escape(text).replace("&#x27;", "&#39;").replace("&quot;", "&#34;").replace(
+        "+", "&#43;").encode(),
+    "in HTML of .NET": lambda text: html.escape(text).replace("+", "&#x2B;").encode(),
+    "in HTML of Handlebars": lambda text: html.escape(text).replace("=", "&#x3D;").encode(),
+    "in HTML of Mustache": lambda text: html.escape(text.replace("=", "\0")).replace("&#x27;", "&#39;").replace(
+        "/", "&#x2F;").replace("\0", "&#x3D;").encode(),
+    "in HTML, slashes too": lambda text: html.escape(text).replace("/", "&#x2F;").encode(),
     "in base64": lambda text: base64.b64encode(f"Bearer {text}".encode()),
     "in base64 of more": lambda text: base64.b64encode(f'{{"a": "{text}", "b": 1}}'.encode()),
     "in base64 for URLs": lambda text: base64.urlsafe_b64encode(f"xx{text}".encode()),
@@ -156,6 +166,13 @@ def test_the_name_of_a_header_has_no_secret(world: World) -> None:
     world.server.routes["/echo"] = response(b"", f"X-{SECRET.upper()}-Y: x")
     reply, _ = fetch(world, world.url("/echo"))
     assert SECRET not in str(reply) and "x-[secret]-y" in reply["headers"]
+
+
+def test_a_message_has_no_secret_in_other_letters_beside_the_secret_itself() -> None:
+    secret = "sk-Live-0123456789"
+    one = Injection((("apiKey", "X-Api-Key", secret, secret, ("good.test",)),), URL("https://good.test/"), {},
+                    plain=False)
+    assert one.removed_name(f"{secret} has no host {secret.lower()}") == "[secret]"
 
 
 def test_to_look_for_every_form_costs_a_few_milliseconds_a_megabyte() -> None:

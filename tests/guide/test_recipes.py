@@ -18,6 +18,7 @@ from typing import Any
 
 import pytest
 
+from apex_exec.errors import Refusal
 from apex_exec.market.review.readme import readme_problems
 from apex_exec.registry.bundles.bundle import read_folder
 from apex_exec.registry.bundles.manifest import check_manifest
@@ -199,6 +200,13 @@ def test_a_recipe_is_a_whole_plugin_under_its_authors_id(tmp_path: Path, recipe:
         assert lock is not None and list(lock.requires) == list(manifest.dependencies)
     elif recipe not in FROM_NPM:
         assert read_folder(folder).manifest.id == "acme-one"
+
+
+@pytest.mark.parametrize("name", ["a\\1b", "\\g<x>", "../up"])
+def test_a_name_that_is_no_id_is_refused_and_not_read_as_a_pattern(tmp_path: Path, name: str) -> None:
+    with pytest.raises(Refusal) as refused:
+        write_recipe(tmp_path / "here", name, "ACME Corp", "workdays")
+    assert refused.value.reason == "bad_id" and not list(tmp_path.iterdir())
 
 
 def test_no_recipe_carries_what_others_have_written() -> None:

@@ -26,7 +26,7 @@ class DebugZygote:
         self.path = path
 
     def __call__(self, control: Connection, boot: dict[str, Any]) -> None:
-        """See ``workers.runtime.zygote.main``."""
+        """Runs the zygote, with the arguments of ``workers.runtime.zygote.main``."""
         import msgspec
 
         from workers.runtime import zygote

@@ -78,7 +78,8 @@ class DebuggersImports(importlib.abc.MetaPathFinder):
 
 
 def main() -> None:
-    """Given by ``start.main``: what the zygote was started with, the link, the marks, and the zygote's pid."""
+    """Serves as one worker. ``start.DebugZygote`` gives the arguments: three descriptors (what the zygote was
+    started with, the link, the marks pipe) and the zygote's pid."""
     number, link, marks, zygote = map(int, sys.argv[1:5])
     with os.fdopen(number, "rb") as file:
         file.seek(0)

@@ -3,7 +3,8 @@
 - ``probe`` ``{spec, files?}``: loads the bundle in a worker of its own that serves nobody, and says what its code
   declares: ``{hooks, permissions, usesLoop, version}``. ``files`` are the bundle's; without them its blob is read.
 - ``canary`` ``{spec, hook?, userId?, payload?}``: prepares a worker of ``spec`` beside the live one and, with a hook,
-  runs one call on it: ``{digest}``; the next ``set`` with that digest adopts it.
+  runs one call on it, whose result must be one that a host would get: ``{digest}``; the next ``set`` with that digest
+  adopts it.
 - ``smoke`` ``{plugin, hook, userId, payload, shown?}``: runs one call on what is served now: ``{executionTimeMs}``, and
   if the answer is to be ``shown``, ``{result, effects, usage}`` too. No host gets the effects.
 - ``drop`` ``{plugin}``: gives a prepared generation up.
@@ -47,6 +48,17 @@ def _said(outcome: Settled) -> str:
     return at_place(outcome.message, str(outcome.details.get("traceback", "")))
 
 
+class _Trial(msgspec.Struct, gc=False):
+    """A generation that is being tried. ``call`` is its canary's number; 0 if it has none. The core judges by what the
+    worker has answered; whether a host would get that is known only when its result was checked, which may be later."""
+
+    version: str
+    answer: Answer
+    call: int = 0
+    outcome: Settled | None = None
+    judgement: act.GenerationJudged | None = None
+
+
 class JailRequests:
     """``table`` is what ``RegistrarLink`` is given. ``judged`` has to be called with the outcome of each generation."""
 
@@ -58,8 +70,7 @@ class JailRequests:
         self._table = table
         self._verdicts = verdicts
         self._boot_seconds = boot_seconds
-        self._judging: dict[tuple[str, str], Answer] = {}
-        self._outcomes: dict[tuple[str, str], Settled] = {}
+        self._trials: dict[tuple[str, str], _Trial] = {}
         self._probes = 0
         self.table: dict[str, Ask] = {
             "probe": self._probe, "canary": self._canary, "smoke": self._smoke, "drop": self._drop}
@@ -82,32 +93,47 @@ class JailRequests:
         spec = msgspec.convert(params["spec"], PluginSpec)
         now_ns = time.monotonic_ns()
         canary = self._call(spec.id, spec.limits.timeout_ms, params, now_ns) if params.get("hook") else None
-        previous = self._judging.pop((spec.id, spec.digest), None)
+        previous = self._trials.pop((spec.id, spec.digest), None)
         if previous is not None:
-            previous(False, _failed("CANCELLED", "another trial of the same bundle has begun"))
-        self._judging[(spec.id, spec.digest)] = answer
+            previous.answer(False, _failed("CANCELLED", "another trial of the same bundle has begun"))
+        trial = self._trials[spec.id, spec.digest] = _Trial(spec.version, answer)
         if canary is not None:
-            self._verdicts.watch(canary.call, lambda _, outcome, __: self._tried((spec.id, spec.digest), outcome))
+            trial.call = canary.call
+            name = (spec.id, spec.digest)
+            self._verdicts.watch(canary.call, lambda _, outcome, __: self._tried(name, trial, outcome))
         self._step(ev.GenerationPrepared(spec, canary), now_ns)
 
-    def _tried(self, trial: tuple[str, str], outcome: Settled) -> None:
-        """Keeps what came of the trial's call until its generation is judged: the core knows the code, and not why."""
-        if outcome.code and trial in self._judging:
-            self._outcomes[trial] = outcome
+    def _tried(self, name: tuple[str, str], trial: _Trial, outcome: Settled) -> None:
+        """The trial's call has its outcome."""
+        trial.outcome = outcome
+        if self._trials.get(name) is trial:
+            self._conclude(name, trial)
 
     def judged(self, action: act.GenerationJudged) -> None:
         """The outcome of a prepared generation; one that was not prepared here is ignored."""
-        answer = self._judging.pop((action.plugin, action.digest), None)
-        outcome = self._outcomes.pop((action.plugin, action.digest), None)
-        if answer is None:
+        name = (action.plugin, action.digest)
+        trial = self._trials.get(name)
+        if trial is not None:
+            trial.judgement = action
+            self._conclude(name, trial)
+
+    def _conclude(self, name: tuple[str, str], trial: _Trial) -> None:
+        """Answers a trial of which everything is known. A generation that the core takes for good, and whose result no
+        host would get, is given up."""
+        judgement, outcome = trial.judgement, trial.outcome
+        if judgement is None or (not judgement.code and trial.call and outcome is None):
             return
-        if action.code:
-            if outcome is not None and outcome.code == action.code and outcome.message:
-                answer(False, _failed(action.code, _said(outcome), outcome.details))
-            else:
-                answer(False, _failed(action.code, action.message))
+        del self._trials[name]
+        code = judgement.code or (outcome.code if outcome is not None else "")
+        if not code:
+            trial.answer(True, {"digest": judgement.digest})
+            return
+        if not judgement.code and (tried := self._pool.trial(judgement.plugin)) and tried[0] == trial.version:
+            self._step(ev.GenerationDropped(judgement.plugin), time.monotonic_ns())
+        if outcome is not None and outcome.code == code and outcome.message:
+            trial.answer(False, _failed(code, _said(outcome), outcome.details))
         else:
-            answer(True, {"digest": action.digest})
+            trial.answer(False, _failed(code, judgement.message))
 
     def _smoke(self, params: dict[str, Any], answer: Answer) -> None:
         now_ns = time.monotonic_ns()

@@ -198,8 +198,8 @@ class Sharing:
                 self._behind = True
 
     def _take_over(self, context: Context, plugins: set[str]) -> None:
-        """Has ``plugins`` served as the rows say, and notes how far the registry has come: none of them is a change of
-        this daemon's own, which a database that is set back loses as well."""
+        """Has ``plugins`` served as the rows say, and notes how far the registry has come. ``plugins`` is empty after a
+        change of this daemon's own, which only has to be noted: a database that is set back loses it as well."""
         def work(db: sa.Connection) -> tuple[list[PluginSpec], int]:
             return served_now(context, db, plugins), registry.changes(db)
 

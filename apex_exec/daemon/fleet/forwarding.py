@@ -17,7 +17,7 @@ from apex_exec.core import events as ev
 from apex_exec.core.limits import MS_NS
 from apex_exec.daemon.fleet.node_link import NodeLink
 from apex_exec.daemon.hosts.connections import Peer
-from apex_exec.daemon.hosts.dispatch_runs import Run
+from apex_exec.daemon.hosts.dispatch_runs import NoResult, Run
 from apex_exec.daemon.hosts.pending_table import Pending
 from apex_exec.daemon.hosts.requests import Requests
 from apex_exec.errors import Code, WireError, is_retryable
@@ -250,7 +250,13 @@ class FleetRequests(Requests):
                 usage=answer.usage if isinstance(answer.usage, msg.Usage) else msg.Usage(),
                 error=msg.OutcomeError(code=answer.code, message=answer.message, started=answer.started,
                                        retryable=answer.retryable, details=answer.details))
-        self._dispatches.outcome(out.call, entry)
+        try:
+            self._dispatches.outcome(out.call, entry)
+        except NoResult:  # that part has failed, and the dispatch goes on
+            self._dispatches.outcome(out.call, msg.Outcome(
+                plugin=plugin, ok=False, effects=[], usage=msg.Usage(), error=msg.OutcomeError(
+                    code=Code.INTERNAL, message=f"the node {out.node} has answered what no hook returns", started=True,
+                    retryable=False)))
 
     def _fail(self, number: int, code: Code, message: str, *, started: bool) -> None:
         out = self._out[number]

@@ -58,6 +58,10 @@ class Elsewhere(Protocol):
         """Ends a part that was sent; False if it was not."""
 
 
+class NoResult(Exception):
+    """No hook returns this. Results of our own workers were checked before; those of another node were not."""
+
+
 class DispatchRuns:
     """Every dispatch without its reply. ``step(event, now_ns)`` gives an event to the core and does its actions.
     ``elsewhere`` is set by a fleet."""
@@ -142,14 +146,19 @@ class DispatchRuns:
         return True
 
     def outcome(self, call: int, entry: msg.Outcome) -> None:
-        """Takes the outcome of a part, wherever it ran."""
-        run = self._parts.pop(call, None)
+        """Takes the outcome of a part, wherever it ran. Raises NoResult; then the part is still open."""
+        run = self._parts.get(call)
         if run is None:
             return
+        # first: if this fails, the part is still open, and ends as INTERNAL (``Verdicts.untold``)
+        try:
+            value = hooks.parts_of(run.hook, bytes(entry.result), entry.plugin) if entry.ok else None
+        except (msgspec.MsgspecError, KeyError) as error:
+            raise NoResult(f"{entry.plugin}: {error}"[:200]) from error
+        del self._parts[call]
         run.open.discard(call)
         if run.call not in self._runs:
             return  # cancelled meanwhile
-        value = hooks.parts_of(run.hook, bytes(entry.result), entry.plugin) if entry.ok else None
         run.outcomes[entry.plugin] = entry
         now_ns = time.monotonic_ns()
         self._launch(run, run.course.settled(entry.plugin, entry.ok, value, now_ns), now_ns)

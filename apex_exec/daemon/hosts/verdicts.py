@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 _encode = msgspec.msgpack.Encoder().encode
 _clock_ns = time.monotonic_ns
+UNDELIVERED = "the daemon failed at this result; its log says how"
 
 
 class Verdicts:
@@ -80,15 +81,22 @@ class Verdicts:
         return hooks.Rendering(denied, self._api.components)
 
     def untold(self, verdict: Verdict) -> None:
-        """The verdict could not be delivered: answers its request INTERNAL, if that has not been answered yet."""
+        """The verdict could not be delivered: the outcome is INTERNAL for the one who asked for the call, unless it had
+        its outcome already."""
         self._traces.pop(verdict.call, None)
         pending = self._calls.pop(verdict.call, None)
         if pending is None:
+            self._settled(verdict, Settled(Code.INTERNAL, UNDELIVERED, {}, msg.Usage()), [])
             return
         self._replies.send(pending, _encode(msg.Error(
-            id=pending.id, code=Code.INTERNAL, message="the daemon failed at this result; its log says how",
+            id=pending.id, code=Code.INTERNAL, message=UNDELIVERED,
             started=verdict.started, retryable=is_retryable(Code.INTERNAL, verdict.started), plugin=verdict.plugin,
             action=verdict.hook)))
+
+    def _settled(self, verdict: Verdict, outcome: Settled, effects: list[Any]) -> None:
+        """Hands the outcome to the dispatch that the call is a part of, or to the part of the daemon that made it."""
+        if not self._dispatches.settled(verdict, outcome, effects) and verdict.call in self._table.watched:
+            self._table.watched.pop(verdict.call)(verdict, outcome, effects)
 
     def verdict(self, verdict: Verdict) -> None:
         """The core has decided. Has a result that takes long to check checked in another process, and then counts,
@@ -119,7 +127,7 @@ class Verdicts:
                              hooks.ANYTHING if verdict.hook not in RENDERING else self.rendering(verdict))
         except Exception as error:  # a bug of ours, perhaps by something a worker sent: the caller still gets a reply
             self._logs.bug("a result could not be judged", error)
-            outcome = Settled(Code.INTERNAL, "the daemon failed at this result; its log says how", {}, msg.Usage())
+            outcome = Settled(Code.INTERNAL, UNDELIVERED, {}, msg.Usage())
         self._conclude(verdict, outcome, used)
 
     def _leaked(self, verdict: Verdict, body: inner.Reply) -> str:
@@ -212,8 +220,7 @@ class Verdicts:
                 used.cpu_ns, used.host_ns)
         pending = self._calls.pop(call, None)
         if pending is None:
-            if not self._dispatches.settled(verdict, outcome, effects) and call in self._table.watched:
-                self._table.watched.pop(call)(verdict, outcome, effects)
+            self._settled(verdict, outcome, effects)
             return
         if code:
             body = _encode(msg.Error(

@@ -40,7 +40,7 @@ def write_recipe(parent: Path, plugin: str, author: str, recipe: str) -> Path:
                                                          language).items()
              if not path.startswith("tests/") and not (language == "typescript" and path in BUILT)}
     name = re.compile(rf"(?<![\w-]){re.escape(recipe)}(?![\w-])")
-    merged = {path: name.sub(plugin, text) if path.endswith(RENAMED) else text for path, text in own.items()}
+    merged = {path: name.sub(lambda _: plugin, text) if path.endswith(RENAMED) else text for path, text in own.items()}
     merged["manifest.json"] = json.dumps(manifest, indent=2, ensure_ascii=False) + "\n"
     if "package.json" in own:
         merged["package.json"] = json.dumps(json.loads(files["package.json"]) | json.loads(own["package.json"]),
