@@ -27,7 +27,7 @@ PRIVATES = {
     "tests/daemon/test_metrics.py": (5, "the exporter's server without its process: its thread fails to start"),
     "tests/executor/test_owned_work.py": (1, "what a worker marked and the supervisor has not read"),
     "tests/daemon/test_open_api_calls.py": (6, f"the gateway's words and their moment, which the test decides; {KEPT}"),
-    "tests/daemon/test_requests.py": (3, BOUND),
+    "tests/daemon/test_requests.py": (4, BOUND),
     "tests/daemon/test_stream_peers.py": (15, f"{BOUND}; {KEPT}"),
     "tests/gateway/test_fence.py": (4, "what the tables were a minute ago, and a compiler that puts nothing inside"),
     "tests/gateway/test_plans.py": (13, "the plans that are kept, and how large they are taken to be"),
