@@ -1,8 +1,9 @@
 """Settings of a plugin as fields of a form, and what somebody has written there as values. Pure.
 
 A field's kind follows the setting's JSON Schema. A value that was not touched is not sent, so that what holds for
-everybody stays as it is when somebody saves one other field; that is so of a value that a page or a browser shows
-otherwise than it is, too: with control characters as escapes, with other line ends. Of a secret nothing but whether it is set is known here.
+everybody stays as it is when somebody saves one other field. That is so, too, of a value that a page or a browser shows
+otherwise than it is: with escapes in place of control characters, or with other line ends. Of a secret nothing but
+whether it is set is known here.
 """
 
 from __future__ import annotations
