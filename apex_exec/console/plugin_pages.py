@@ -17,8 +17,9 @@ from apex_exec.console.sessions import Note, Person
 from apex_exec.console.setting_forms import field_of, written
 from apex_exec.console.web import Web, may
 
-SHOWN_CHARS_MAX = 64 * 1024
-"""How much of a result, or of one effect, a preview shows."""
+SHOWN_CHARS_MAX = 60_000
+"""How much of a result, or of one effect, a preview shows; less than ``rendering.LONG_CHARS_MAX``, so that the words
+behind it are shown, too."""
 EFFECTS_MAX = 50
 
 
@@ -109,9 +110,9 @@ class PluginPages:
             return await self._show_try(request, written_, problem=str(error),
                                         hint=error.hint if isinstance(error, Refused) else "")
         effects = [{"kind": one["kind"], "name": one.get("component") or one.get("event"),
-                    "body": _cut(one.get("props", one.get("payload")))} for one in done["effects"]]
+                    "body": cut(one.get("props", one.get("payload")))} for one in done["effects"]]
         return await self._show_try(request, written_, done={
-            **done, "result": _cut(done["result"]), "effects": effects[:EFFECTS_MAX],
+            **done, "result": cut(done["result"]), "effects": effects[:EFFECTS_MAX],
             "more": max(0, len(effects) - EFFECTS_MAX)})
 
     async def _show_try(self, request: web.Request, written_: dict[str, str], **values: Any) -> web.Response:
@@ -145,8 +146,8 @@ def _map(text: str) -> dict[str, Any]:
     return value
 
 
-def _cut(value: Any) -> str:
-    """``value`` as indented JSON, cut where it is very long."""
+def cut(value: Any) -> str:
+    """``value`` as indented JSON, cut where it is very long; then its length is said."""
     text = json.dumps(value, indent=2, ensure_ascii=False, default=str)
     return text if len(text) <= SHOWN_CHARS_MAX else f"{text[:SHOWN_CHARS_MAX]}… ({len(text):,} characters)"
 

@@ -19,6 +19,8 @@ from apex_exec.common.words import clean, duration
 
 TEXT_CHARS_MAX = 8192
 """The longest text that one place of a page shows; more is cut with an ellipsis."""
+LONG_CHARS_MAX = 65_536
+"""The same of a place that says ``| long``: a README, a result, what somebody has written in a field."""
 TEMPLATES = Path(__file__).parent / "templates"
 
 
@@ -29,9 +31,20 @@ def environment() -> jinja2.Environment:
         trim_blocks=True, lstrip_blocks=True, auto_reload=False)
     made.filters.update(number=number, ms=ms, seconds=duration, when=when, whole=whole, unfolded=unfolded,
                         percent=percent, megabytes=megabytes, bounded=bounded, as_json=as_json, money=money,
-                        first_letter=first_letter, price=price)
+                        first_letter=first_letter, price=price, long=long)
     made.globals["words"] = WORDS
     return made
+
+
+class _Long(str):
+    """A text that ``long`` has bounded."""
+
+    __slots__ = ()
+
+
+def long(text: str) -> str:
+    """``text`` for a place that has room for LONG_CHARS_MAX."""
+    return _Long(_bounded(text, LONG_CHARS_MAX))
 
 
 def shown(value: Any) -> Any:
@@ -40,7 +53,11 @@ def shown(value: Any) -> Any:
         return "–"
     if isinstance(value, Markup) or not isinstance(value, str):
         return value
-    return clean(value if len(value) <= TEXT_CHARS_MAX else value[:TEXT_CHARS_MAX] + "…")
+    return clean(value if isinstance(value, _Long) else _bounded(value, TEXT_CHARS_MAX))
+
+
+def _bounded(text: str, most: int) -> str:
+    return text if len(text) <= most else text[:most] + "…"
 
 
 def number(value: float | None) -> str:

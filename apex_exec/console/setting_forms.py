@@ -1,7 +1,9 @@
 """Settings of a plugin as fields of a form, and what somebody has written there as values. Pure.
 
 A field's kind follows the setting's JSON Schema. A value that was not touched is not sent, so that what holds for
-everybody stays as it is when somebody saves one other field. Of a secret nothing but whether it is set is known here.
+everybody stays as it is when somebody saves one other field. That is so, too, of a value that a page or a browser shows
+otherwise than it is: with escapes in place of control characters, or with other line ends. Of a secret nothing but
+whether it is set is known here.
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from apex_exec.console.acts import Wrong
+from apex_exec.console.rendering import long, shown
 
 LINE_CHARS_MAX = 120
 """A text that may be longer, or has line ends, gets a field of several lines."""
@@ -36,17 +39,36 @@ class Field(NamedTuple):
 def field_of(setting: Mapping[str, Any]) -> Field:
     """The field of one row of ``plugin.settings.get``."""
     schema, value, name = setting["schema"], setting.get("value"), str(setting["name"])
-    kind, choices = _kind(setting), []
+    kind, choices, text = _kind(setting), [], ""
+    if "value" in setting and kind != "secret":
+        is_text = isinstance(value, str) and kind in ("text", "lines")
+        text = _lines(value) if is_text else _json(value, 2 if kind == "json" else None)
     if kind == "choice":
         options = schema["enum"] if "enum" in schema else [True, False]
-        choices = [(json.dumps(one), one if isinstance(one, str) else json.dumps(one)) for one in options]
+        choices = [(_json(one), one if isinstance(one, str) else _json(one)) for one in options]
         if "value" not in setting:
             choices = [("", "not set"), *choices]
-    text = "" if "value" not in setting or kind == "secret" else value if isinstance(value, str) and kind in (
-        "text", "lines") else json.dumps(value, indent=2 if kind == "json" else None, ensure_ascii=False)
-    return Field(name, str(setting.get("title") or name), kind, str(text), choices,
+        elif (at := next((at for at, one in enumerate(options) if _are_equal(one, value)), None)) is not None:
+            text = choices[at][0]  # 1 may be written as 1.0
+        else:  # a browser would choose the first option in its place, and save that
+            choices = [(text, f"{text}, which is no longer a choice"), *choices]
+    return Field(name, str(setting.get("title") or name), kind, text, choices,
                  WHERE.get(str(setting["source"]), ""), bool(setting["set"]), _hint(setting),
                  str(setting.get("problem", "")))
+
+
+def _json(value: Any, indent: int | None = None) -> str:
+    return json.dumps(value, indent=indent, ensure_ascii=False)
+
+
+def _are_equal(one: Any, other: Any) -> bool:
+    """Whether both are the same in JSON, where a boolean is no number."""
+    return bool(one == other) and isinstance(one, bool) == isinstance(other, bool)
+
+
+def _lines(text: str) -> str:
+    """``text`` with the one line end that a browser leaves as it is, or what a browser sent with that of the others."""
+    return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
 def _kind(setting: Mapping[str, Any]) -> str:
@@ -61,7 +83,7 @@ def _kind(setting: Mapping[str, Any]) -> str:
         return "json"
     value = setting.get("value")
     is_long = schema.get("maxLength", 0) > LINE_CHARS_MAX or (
-        isinstance(value, str) and (len(value) > LINE_CHARS_MAX or "\n" in value))
+        isinstance(value, str) and (len(value) > LINE_CHARS_MAX or "\n" in _lines(value)))
     return "lines" if is_long else "text"
 
 
@@ -96,9 +118,9 @@ def written(settings: list[dict[str, Any]], form: Mapping[str, str]) -> tuple[di
             names.append(field.name)
             continue
         raw = form.get(f"value-{field.name}")
-        if raw is None or raw.replace("\r\n", "\n") == field.text or (field.kind == "choice" and not raw):
+        if raw is None or _lines(raw) in (field.text, shown(long(field.text))) or (field.kind == "choice" and not raw):
             continue
-        values[field.name] = _value(field, raw.replace("\r\n", "\n"), setting["schema"])
+        values[field.name] = _value(field, _lines(raw), setting["schema"])
     return values, names
 
 

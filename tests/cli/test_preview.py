@@ -5,8 +5,11 @@ from __future__ import annotations
 import http.client
 import re
 import signal
+import socket
+import struct
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,6 +23,8 @@ from apex_exec.cli.plugin.preview import FORM_BYTES_MAX, Preview
 from tests.support.bundles import files, write_folder
 from tests.support.daemon import ROOT, USER, wait_for
 
+NO_ENCODING = {"n": 2**70}
+"""A payload whose call fails at once: nothing listens."""
 HOSTILE = '''"""Makes markup of everything."""
 from workers import Plugin
 
@@ -81,6 +86,8 @@ def test_the_page_is_shown_at_its_own_address_alone(preview: Preview) -> None:
     ({"hook": "__init__"}, {}, 400),
     ({"hook": "onDashboardLoad", "payload": "{"}, {}, 400),
     ({"hook": "onDashboardLoad", "payload": "[]"}, {}, 400),
+    ({"hook": "onDashboardLoad", "payload": "[" * 200_000}, {}, 400),
+    ({"hook": "onDashboardLoad", "a": "1", "b": "2", "c": "3", "d": "4"}, {}, 400),
 ])
 def test_a_call_comes_from_the_pages_own_form(preview: Preview, form: dict[str, str], headers: dict[str, str],
                                               status: int) -> None:
@@ -88,8 +95,42 @@ def test_a_call_comes_from_the_pages_own_form(preview: Preview, form: dict[str, 
     assert "No hook was called" in ask(preview.address, "latest")[2]
 
 
+def test_a_reader_that_leaves_is_not_said_in_the_plugins_terminal(capfd: pytest.CaptureFixture[str]) -> None:
+    made = Preview("ipc:///nonexistent", "sample", {"onDashboardLoad": {"dashboardId": "x" * 1_000_000}}, USER)
+    try:
+        place = urlsplit(made.address)
+        with socket.create_connection(("127.0.0.1", place.port or 0)) as leaves:
+            leaves.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # it ends with a reset
+            leaves.sendall(f"GET {place.path} HTTP/1.1\r\nHost: {place.netloc}\r\n\r\n".encode())
+            leaves.recv(100)
+        wait_for(lambda: not any("process_request" in one.name for one in threading.enumerate()), 10, "its thread")
+    finally:
+        made.close()
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_save_with_other_hooks_is_a_page_with_other_forms() -> None:
+    made = Preview("ipc:///nonexistent", "sample", {"onDashboardLoad": {"dashboardId": "a"}}, USER)
+    try:
+        made.call("onDashboardLoad", NO_ENCODING)
+        made.serve({"onDataFetch": {"resource": "b"}})
+        made.call("onDataFetch", NO_ENCODING)
+        made.call("onDashboardLoad", NO_ENCODING)  # a thread that was late: the save before had it
+        page, latest = ask(made.address)[2], ask(made.address, "latest")[2]
+        assert "Call onDataFetch" in page and "onDashboardLoad" not in page
+        assert "onDataFetch" in latest and "onDashboardLoad" not in latest
+        assert ask(made.address, "call", {"hook": "onDashboardLoad"})[0] == 400
+    finally:
+        made.close()
+
+
 def test_calls_are_said_with_what_they_asked_for() -> None:
     events: list[dict[str, Any]] = [
+        {"eventType": "access.denied", "action": "emit", "result": "denied",
+         "metadata": {"code": "permission_denied", "reason": "the manifest lacks it"}},
+        {"eventType": "security.rate_limit", "action": "fetch", "result": "denied",
+         "metadata": {"code": "rate_limited"}},
+        {"eventType": "plugin.api", "action": "emit", "result": "success", "metadata": {"effects": 50}},
         {"eventType": "data.access", "action": "query", "result": "denied", "metadata": {"code": "sql_forbidden"}},
         {"eventType": "plugin.execution", "action": "onDataFetch", "result": "success",
          "metadata": {"executionTimeMs": 1.26}},
@@ -97,6 +138,8 @@ def test_calls_are_said_with_what_they_asked_for() -> None:
          "metadata": {"executionTimeMs": 5000.0, "code": "TIMEOUT"}},
         {"eventType": "admin.action", "action": "audit.read", "result": "success", "metadata": {}}]
     assert list(lines(events)) == [
+        "[call]   emit: denied (code permission_denied, reason the manifest lacks it)",
+        "[call]   fetch: denied (code rate_limited)", "[call]   emit: success (effects 50)",
         "[call]   query: denied (code sql_forbidden)", "[call] onDataFetch: answered in 1.3 ms",
         "[call] onDataFetch: TIMEOUT after 5000.0 ms"]
 

@@ -7,7 +7,9 @@ from typing import Any
 import pytest
 
 from apex_exec.console.figures import LOOKS_MAX, PLUGINS_MAX, History, Uses, plot, quantile_ms, verdict
+from apex_exec.console.plugin_pages import cut
 from apex_exec.console.rendering import environment, ms, number, percent, shown, unfolded, when, whole
+from apex_exec.console.sessions import Person, Session
 from apex_exec.observe.metrics import LATENCY_SECONDS
 
 BOUNDS = list(LATENCY_SECONDS)
@@ -126,3 +128,19 @@ def test_the_overview_of_a_fleet_names_its_nodes_and_what_is_wrong_with_them() -
         measures={"failures": "Failures"}, hurting=[], fleet=fleet)
     assert "1 of 2 nodes serve" in page and "the engine is away" in page and "its key" in page
     assert "&lt;b&gt;two&lt;/b&gt;" in page and "this one" in page
+
+
+@pytest.mark.parametrize("chars", [40_000, 100_000])
+def test_a_long_result_is_shown_as_far_as_is_said_and_what_is_missing_is_said(chars: int) -> None:
+    """What a preview cuts off has to be the preview's own decision, which it tells the reader."""
+    page = environment().get_template("try.html").render(
+        session=Session(Person("ann", ("operator",)), 0.0, 0.0), notes=[], fragment=False, version="1", id="sample",
+        path="/plugins/sample/try", known={"version": "1.0.0", "hooks": ["onDataFetch"]}, may_try=True, problem="",
+        hint="", written={"hook": "onDataFetch", "payload": "p" * 30_000}, done={
+            "hook": "onDataFetch", "version": "1.0.0", "result": cut("r" * chars), "more": 0, "usage": {
+                "executionTimeMs": 1.0, "cpuMs": 1.0, "memoryUsedMb": 1.0, "cold": False}, "effects": [
+                    {"kind": "emit", "name": "e", "body": cut("e" * chars)}]})
+    assert "p" * 30_000 + "<" in page, "what somebody wrote comes back whole, or the next call is not JSON"
+    for letter in "re":
+        assert letter * min(chars, 59_999) in page
+        assert (f"… ({chars + 2:,} characters)" in page) == (chars > 60_000)

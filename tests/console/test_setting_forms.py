@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import re
+from html.parser import HTMLParser
 from typing import Any
 
 import pytest
 
 from apex_exec.console.acts import Wrong
+from apex_exec.console.rendering import environment
+from apex_exec.console.sessions import Person, Session
 from apex_exec.console.setting_forms import field_of, written
 
 
@@ -44,6 +48,59 @@ def test_what_was_not_touched_is_not_sent() -> None:
     untouched = {f"value-{one['name']}": field_of(one).text.replace("\n", "\r\n") for one in ALL}  # as browsers send it
     assert written(ALL, untouched) == ({}, [])
     assert written(ALL, {}) == ({}, [])
+
+
+class Page(HTMLParser):
+    """What a browser that touches nothing sends of a form."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sent: dict[str, str] = {}
+        self._name = ""
+        self._options: list[tuple[str, bool]] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        given = {key: value or "" for key, value in attrs}
+        if tag in ("textarea", "select"):
+            self._name, self._options = given["name"], []
+            self.sent[self._name] = ""
+        elif tag == "option":
+            self._options.append((given["value"], "selected" in given))
+        elif tag == "input" and given.get("type", "text") in ("text", "password") and "name" in given:
+            self.sent[given["name"]] = re.sub("[\r\n]", "", given.get("value", ""))
+
+    def handle_data(self, data: str) -> None:
+        if self._name:
+            self.sent[self._name] += data
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag == "select":
+            chosen = [value for value, is_chosen in self._options if is_chosen] or [self._options[0][0]]
+            self.sent[self._name] = chosen[-1]
+        elif tag == "textarea":  # the first line end belongs to the markup
+            text = re.sub("\r\n?", "\n", self.sent[self._name])
+            self.sent[self._name] = text.removeprefix("\n").replace("\n", "\r\n")
+        if tag in ("select", "textarea"):
+            self._name = ""
+
+
+@pytest.mark.parametrize("one", [
+    *ALL, setting("size", {"type": "string", "enum": ["klein", "groß"]}, value="groß", set=True),
+    setting("level", {"enum": [1.0, 2.0]}, value=2, set=True),
+    setting("gone", {"type": "string", "enum": ["a", "b"]}, value="c", set=True, problem="the value does not fit"),
+    setting("yes", {"enum": [1, True]}, value=True, set=True),
+    setting("feeds", {"type": "string"}, value="\n\nDear\r\nall\rof you\n", set=True),
+    setting("returned", {"type": "string"}, value="Dear\rall", set=True),
+    setting("marks", {"type": "string"}, value="\u202eabc\x1b[2J", set=True),
+    setting("long", {"type": "string"}, value="x" * 12_000, set=True)])
+def test_a_browser_that_touches_nothing_changes_nothing(one: dict[str, Any]) -> None:
+    found = {"settings": [one], "stale": [], "revision": "r", "version": "1.0.0", "tenants": 0, "users": 0}
+    page = Page()
+    page.feed(environment().get_template("settings.html").render(
+        session=Session(Person("ann", ("operator",)), 0.0, 0.0), notes=[], fragment=False, version="1", id="sample",
+        path="/plugins/sample/settings", found=found, owner={}, known={}, fields=[field_of(one)], may_set=True))
+    assert f"value-{one['name']}" in page.sent
+    assert written([one], page.sent) == ({}, [])
 
 
 @pytest.mark.parametrize(("form", "values", "names"), [

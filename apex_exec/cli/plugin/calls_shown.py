@@ -9,10 +9,13 @@ from typing import Any
 
 from apex_exec.cli.output import say
 from apex_exec.client import AdminClient, CallError, ConnectionLost
+from apex_exec.ledger.records import API_EVENTS
 
 PAGE = 200
 POLL_SECONDS = 0.5
-NAMES = ("event", "component", "table", "host", "key", "method", "code", "reason")
+REFUSED_EVENTS = ("access.denied", "security.rate_limit")
+"""The types of calls of the API that were refused."""
+NAMES = ("event", "component", "table", "host", "key", "method", "effects", "code", "reason")
 """Members of a record's metadata that say what a call of the API was about."""
 
 
@@ -52,6 +55,6 @@ def lines(events: list[dict[str, Any]]) -> Iterator[str]:
             code, took = metadata.get("code", ""), metadata.get("executionTimeMs")
             after = "" if took is None else f" {'after' if code else 'in'} {took:.1f} ms"
             yield f"[call] {event['action']}: {code or 'answered'}{after}"
-        elif event["eventType"] in ("plugin.api", "data.access", "data.modification", "data.deletion"):
+        elif event["eventType"] in (*API_EVENTS, *REFUSED_EVENTS):
             about = ", ".join(f"{name} {metadata[name]}" for name in NAMES if metadata.get(name))
             yield f"[call]   {event['action']}: {event['result']}{f' ({about})' if about else ''}"

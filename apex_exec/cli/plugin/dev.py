@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from apex_exec.cli.output import say
 from apex_exec.cli.plugin.common import settings_with_hooks
@@ -115,12 +115,9 @@ def _served(place: Path, runtime: str | None, config: Path | None,
 def _preview(bundle: Bundle, endpoint: str, port: int) -> Iterator[Preview]:
     """Yields the page, which is there until the body ends. Ends the command if its port is taken."""
     from apex_exec.cli.plugin.preview import Preview
-    from apex_exec.registry.bundles.checks import canary_call
 
-    samples = {hook: canary_call(bundle.manifest, hook, None, USER)["payload"]
-               for hook in bundle.manifest.manifest.hooks}
     try:
-        preview = Preview(endpoint, bundle.manifest.id, samples, USER, port)
+        preview = Preview(endpoint, bundle.manifest.id, _samples(bundle), USER, port)
     except OSError as error:
         fail(f"the preview cannot listen on 127.0.0.1:{port}: {error.strerror}; name another --port", EXIT_NO)
     try:
@@ -129,6 +126,13 @@ def _preview(bundle: Bundle, endpoint: str, port: int) -> Iterator[Preview]:
         yield preview
     finally:
         preview.close()
+
+
+def _samples(bundle: Bundle) -> dict[str, dict[str, Any]]:
+    """A payload for each hook that the bundle declares."""
+    from apex_exec.registry.bundles.checks import canary_call
+
+    return {hook: canary_call(bundle.manifest, hook, None, USER)["payload"] for hook in bundle.manifest.manifest.hooks}
 
 
 def _beside(act: Callable[..., None], *given: object) -> None:
@@ -147,6 +151,7 @@ def _reload(endpoint: str, preview: Preview, bundle: Bundle) -> None:
         say(f"not reloaded: {error}", flush=True)
         return
     say(f"reloaded {bundle.manifest.id} {bundle.manifest.version}, digest {bundle.digest[:12]}", flush=True)
+    preview.serve(_samples(bundle))
     _render(preview, bundle)
 
 

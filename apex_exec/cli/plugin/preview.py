@@ -11,6 +11,7 @@ import hmac
 import html
 import json
 import secrets
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -56,8 +57,7 @@ class Preview:
         self._lock = threading.Lock()
         self._replies: dict[str, tuple[str, dict[str, Any]]] = {}
         self._token = secrets.token_urlsafe(24)
-        self._server = ThreadingHTTPServer(("127.0.0.1", port), _handler(self))
-        self._server.daemon_threads = True
+        self._server = _Server(("127.0.0.1", port), _handler(self))
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.2,), daemon=True)
         self._thread.start()
 
@@ -72,18 +72,29 @@ class Preview:
         self._server.server_close()
         self._thread.join()
 
+    def serve(self, samples: dict[str, dict[str, Any]]) -> None:
+        """A new save has these hooks, each with a payload. The replies to others are forgotten."""
+        with self._lock:
+            self._samples = samples
+            self._replies = {hook: kept for hook, kept in self._replies.items() if hook in samples}
+
     def call(self, hook: str, payload: dict[str, Any] | None = None) -> None:
-        """Calls a hook and keeps the reply. Blocks; what fails is a reply, too."""
+        """Calls a hook and keeps the reply; does nothing if the latest save does not have the hook. Blocks; what fails
+        is a reply, too."""
+        sample = self._samples.get(hook)
+        if sample is None:
+            return
         try:
             with Client(self._endpoint) as client:
-                reply = client.invoke(self._plugin, hook, self._user,
-                                      self._samples[hook] if payload is None else payload, DEADLINE_MS)
+                reply = client.invoke(self._plugin, hook, self._user, sample if payload is None else payload,
+                                      DEADLINE_MS)
         except CallError as error:
             reply = dict(error.reply)
-        except (ConnectionLost, ValueError, TypeError, OverflowError) as error:  # a payload that has no encoding
+        except (ConnectionLost, ValueError, TypeError, OverflowError, RecursionError) as error:  # it has no encoding
             reply = {"type": "error", "message": f"{error}"}
         with self._lock:
-            self._replies[hook] = time.strftime("%H:%M:%S"), reply
+            if hook in self._samples:
+                self._replies[hook] = time.strftime("%H:%M:%S"), reply
 
     # ------------------------------------------------------------------ what a request may be
     def is_ours(self, host: str) -> bool:
@@ -97,13 +108,16 @@ class Preview:
 
     def posted(self, form: str) -> str:
         """Makes the call that a form asks for; "" or what is wrong with it."""
-        given = parse_qs(form, max_num_fields=4)
+        try:
+            given = parse_qs(form, max_num_fields=4)
+        except ValueError:
+            return "the form has other fields than the page's own"
         hook = given.get("hook", [""])[0]
         if hook not in self._samples:
             return "this plugin does not declare that hook; choose one from the list"
         try:
             payload = json.loads(given.get("payload", ["{}"])[0])
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             return f"the payload is not JSON: {error}"
         if not isinstance(payload, dict):
             return "the payload is not a map"
@@ -165,6 +179,15 @@ def _text(text: str) -> str:
 def _document(title: str, body: str, head: str = "") -> str:
     return (f'<!DOCTYPE html><html lang="en"><head><meta charset="utf-8"><title>{_text(title)}</title>{head}'
             f'<link rel="stylesheet" href="style.css"></head><body><h1>{_text(title)}</h1>{body}</body></html>')
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Says nothing of a browser that left before it had read its answer: the terminal is the plugin's."""
+        if not isinstance(sys.exception(), ConnectionError):
+            super().handle_error(request, client_address)
 
 
 def _handler(preview: Preview) -> type[BaseHTTPRequestHandler]:
