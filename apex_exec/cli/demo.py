@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from apex_exec.cli.output import print_json, say
+from apex_exec.cli.own_daemon import running
 from apex_exec.cli.root import EXIT_NO, AsJson, app, examples, fail, need_linux
 from apex_exec.common.words import clean
 
@@ -97,13 +98,10 @@ def _run(client: Client, step: Step, as_json: bool) -> dict[str, Any]:
 def _daemon() -> Iterator[Client]:
     """A client of a daemon that lives in a temporary folder; both are gone afterwards, on ctrl-C too."""
     import apex_exec
-    from apex_exec.testing import Daemon, DaemonFailed
+    from apex_exec.testing import Daemon
 
     plugins = Path(apex_exec.__file__).parent / "examples" / "plugins"
     # The examples are ours, so they may run on any machine; the demonstration says at which level.
     with tempfile.TemporaryDirectory(prefix="apex-exec-demo-", ignore_cleanup_errors=True) as folder:
-        try:
-            with Daemon(folder, plugins_dir=plugins, config={"sandbox.min_level": "L0"}) as daemon:
-                yield daemon.client
-        except DaemonFailed as error:
-            fail(f"{error.what}: {clean(error.log_tail.splitlines()[-1])}", EXIT_NO)
+        with running(Daemon(folder, plugins_dir=plugins, config={"sandbox.min_level": "L0"})) as daemon:
+            yield daemon.client

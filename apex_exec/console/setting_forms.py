@@ -62,7 +62,7 @@ def _json(value: Any, indent: int | None = None) -> str:
 
 
 def _are_equal(one: Any, other: Any) -> bool:
-    """Whether both are the same in JSON, where a boolean is no number."""
+    """Whether both are the same in JSON, where a boolean never equals a number."""
     return bool(one == other) and isinstance(one, bool) == isinstance(other, bool)
 
 

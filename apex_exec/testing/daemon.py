@@ -77,7 +77,11 @@ class Daemon:
         self._output = output
         self._log_begin = 0
         self._client: Client | None = None
-        self.configure(config or {})
+        try:
+            self.configure(config or {})
+        except BaseException:
+            self._remove_folder()
+            raise
 
     def configure(self, changes: Mapping[str, Any]) -> None:
         """Changes keys of the configuration; a running daemon takes them over by ``reload``. Raises ConfigError if a
@@ -190,6 +194,8 @@ class Daemon:
             if self._process is None:
                 self.start()
         except BaseException:
+            if self.is_running():  # ctrl-C, before the daemon had said that it is ready
+                self.kill()
             self._remove_folder()
             raise
         return self

@@ -156,6 +156,22 @@ def test_a_port_that_is_taken_is_said_to_be(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("verb", ["debug", "call"])
+def test_a_daemon_that_does_not_start_leaves_no_folder(verb: str, tmp_path: Path) -> None:
+    need(find_spec("debugpy"), "debugpy is not installed")
+    folder, config, place = write_scaffold(tmp_path, "left", "tests"), tmp_path / "c.toml", tmp_path / "temporary"
+    place.mkdir()
+    config.write_text('[host]\nendpoint = "ipc:///dev/null/host.sock"\n')
+    command = [sys.executable, "-m", "apex_exec", "plugin", verb, str(folder), "--config", str(config)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=100,
+                          env={**os.environ, "TMPDIR": str(place)})
+    said = done.stderr.splitlines()[-1]
+    assert done.returncode == 1 and "ended with status 2 before it was ready: apex-exec: /dev/null" in said, done.stderr
+    assert "Traceback" not in done.stderr
+    assert not list(place.glob("apx*"))
+
+
+@pytest.mark.slow
 def test_nothing_unjailed_is_left_if_the_command_is_killed(tmp_path: Path) -> None:
     need(find_spec("debugpy"), "debugpy is not installed")
     folder = write_scaffold(tmp_path, "orphan", "tests")

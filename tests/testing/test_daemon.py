@@ -179,3 +179,29 @@ def test_it_works_without_pytest(tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, timeout=60,
                           env={**os.environ, "PYTHONPATH": str(ROOT)})
     assert done.returncode == 0 and done.stdout.startswith("apex-exec"), done
+
+
+class _Silent(Daemon):
+    """A daemon that never says that it is ready."""
+
+    def command(self) -> list[str]:
+        return [sys.executable, "-c", "import time; time.sleep(600)"]
+
+    def check_starting(self, due: float) -> None:
+        raise KeyboardInterrupt
+
+
+def test_ctrl_c_before_the_daemon_is_ready_leaves_neither_process_nor_folder() -> None:
+    daemon = _Silent()
+    with pytest.raises(KeyboardInterrupt), daemon:
+        pass
+    assert not daemon.is_running() and not daemon.folder.exists()
+
+
+def test_a_wrong_configuration_file_leaves_no_folder(tmp_path: Path) -> None:
+    wrong = tmp_path / "wrong.toml"
+    wrong.write_text("[audit]\nurl = 7\n")
+    code = f"from apex_exec.testing import Daemon; Daemon(config_file={str(wrong)!r})"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=False,
+                          env={**os.environ, "TMPDIR": str(tmp_path)})
+    assert "ConfigError" in done.stderr and list(tmp_path.iterdir()) == [wrong]

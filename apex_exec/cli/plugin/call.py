@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from apex_exec.cli import connect
 from apex_exec.cli.output import print_json, progress, say
+from apex_exec.cli.own_daemon import running
 from apex_exec.cli.plugin.common import json_map, looks_like_path, settings_with_hooks
 from apex_exec.cli.root import EXIT_NO, ConfigFile, RuntimeDir, examples, fail, need_linux, plugin_app
 from apex_exec.cli.verbs import Argument, Exit, Option
@@ -54,11 +56,11 @@ def _call_folder(folder: Path, hook: str, given: dict[str, Any], user: str, conf
     settings_with_hooks(config)
     manifest = read_folder(folder).manifest
     chosen = _chosen(hook, list(manifest.manifest.hooks), manifest.id)
-    with progress(f"a daemon for {manifest.id}"):
-        daemon = Daemon(config={"log.plugin_lines_per_second": 1000}, config_file=config)
-        daemon.put_plugin(folder)
-        daemon.start()
-    with daemon:
+    with ExitStack() as stack:
+        with progress(f"a daemon for {manifest.id}"):
+            daemon = Daemon(config={"log.plugin_lines_per_second": 1000}, config_file=config)
+            daemon.put_plugin(folder)
+            stack.enter_context(running(daemon))
         try:
             _say_reply(daemon.client, manifest.id, chosen, given, user)
         finally:

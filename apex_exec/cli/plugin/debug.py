@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from apex_exec.cli.output import say
+from apex_exec.cli.own_daemon import running
 from apex_exec.cli.plugin.common import settings_with_hooks
 from apex_exec.cli.root import EXIT_NO, ConfigFile, examples, fail, need_linux, our_command, plugin_app
 from apex_exec.cli.verbs import Argument, Option
@@ -62,7 +63,7 @@ def debug(
 
     before = signal.signal(signal.SIGINT, end)
     try:
-        with daemon:
+        with running(daemon):
             _say_how(bundle, daemon, port)
             while daemon.is_running() and not ended:
                 time.sleep(POLL_SECONDS)
@@ -84,7 +85,6 @@ def _daemon(folder: Path, port: int, config: Path | None) -> Any:
 
     made = Debugged(config=UNJAILED, config_file=config)
     made.put_plugin(folder)
-    made.start()
     return made
 
 
