@@ -161,12 +161,12 @@ def test_a_daemon_that_does_not_start_leaves_no_folder(verb: str, tmp_path: Path
     need(find_spec("debugpy"), "debugpy is not installed")
     folder, config, place = write_scaffold(tmp_path, "left", "tests"), tmp_path / "c.toml", tmp_path / "temporary"
     place.mkdir()
-    config.write_text('[host]\nendpoint = "ipc:///dev/null/host.sock"\n')
+    config.write_text('[security]\npolicy_file = "/nonexistent.toml"\n')
     command = [sys.executable, "-m", "apex_exec", "plugin", verb, str(folder), "--config", str(config)]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=100,
                           env={**os.environ, "TMPDIR": str(place)})
     said = done.stderr.splitlines()[-1]
-    assert done.returncode == 1 and "ended with status 2 before it was ready: apex-exec: /dev/null" in said, done.stderr
+    assert done.returncode == 1 and "ended with status 2 before it was ready: apex-exec: security.policy_file" in said, done.stderr
     assert "Traceback" not in done.stderr
     assert not list(place.glob("apx*"))
 

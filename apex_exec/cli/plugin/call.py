@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from apex_exec.cli import connect
 from apex_exec.cli.output import print_json, progress, say
-from apex_exec.cli.own_daemon import running
+from apex_exec.cli.own_daemon import running, taken_over
 from apex_exec.cli.plugin.common import json_map, looks_like_path, settings_with_hooks
 from apex_exec.cli.root import EXIT_NO, ConfigFile, RuntimeDir, examples, fail, need_linux, plugin_app
 from apex_exec.cli.verbs import Argument, Exit, Option
@@ -34,8 +34,9 @@ def call(
 ) -> None:
     """Calls a hook once, with a sample payload, and prints the reply: result, effects, usage.
 
-    A folder is served for this call by a daemon of its own, with the real limits and jail; the daemon's settings and
-    tables are those of --config. What the plugin prints goes to stderr. The status is 1 if the call fails.
+    A folder is served for this call by a daemon of its own, with the real limits and jail; its tables, limits, hosts
+    and policy are those of --config. Its sockets, ledger and storage are its own and end with it. What the plugin
+    prints goes to stderr. The status is 1 if the call fails.
     """
     given = json_map(payload) or {}
     if not looks_like_path(target):
@@ -58,7 +59,7 @@ def _call_folder(folder: Path, hook: str, given: dict[str, Any], user: str, conf
     chosen = _chosen(hook, list(manifest.manifest.hooks), manifest.id)
     with ExitStack() as stack:
         with progress(f"a daemon for {manifest.id}"):
-            daemon = Daemon(config={"log.plugin_lines_per_second": 1000}, config_file=config)
+            daemon = Daemon(config={**taken_over(config), "log.plugin_lines_per_second": 1000})
             daemon.put_plugin(folder)
             stack.enter_context(running(daemon))
         try:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from apex_exec.cli.output import say
-from apex_exec.cli.own_daemon import running
+from apex_exec.cli.own_daemon import running, taken_over
 from apex_exec.cli.plugin.common import settings_with_hooks
 from apex_exec.cli.root import EXIT_NO, ConfigFile, examples, fail, need_linux, our_command, plugin_app
 from apex_exec.cli.verbs import Argument, Option
@@ -83,7 +83,7 @@ def _daemon(folder: Path, port: int, config: Path | None) -> Any:
             words = super().command()
             return [*words[:2], "apex_exec.cli.plugin.debugged", str(port), str(folder.resolve()), *words[3:]]
 
-    made = Debugged(config=UNJAILED, config_file=config)
+    made = Debugged(config={**taken_over(config), **UNJAILED})
     made.put_plugin(folder)
     return made
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from apex_exec.cli.output import say
+from apex_exec.cli.own_daemon import taken_over
 from apex_exec.cli.plugin.common import settings_with_hooks
 from apex_exec.cli.root import EXIT_NO, ConfigFile, examples, fail, need_linux, our_command, plugin_app
 from apex_exec.cli.verbs import Argument, Option
@@ -94,7 +95,7 @@ def _served(place: Path, runtime: str | None, config: Path | None,
     reads, writes = os.pipe()
     with os.fdopen(reads, "rb"):
         try:
-            daemon = Daemon(place, config=settings, config_file=config, output=writes)
+            daemon = Daemon(place, config={**taken_over(config), **settings}, output=writes)
             readiness = daemon.launch()
         finally:
             os.close(writes)  # the daemon has its own copy, so our reading ends when the daemon does
