@@ -97,6 +97,15 @@ def approved(daemon: Daemon) -> bool:
     return bool(admin(daemon, "plugin.show", id="boss")["approved"] == ["admin:users"])
 
 
+def approve(daemon: Daemon, key: Any, plugin: str, lasts_ns: int) -> None:
+    """Installs ``plugin`` with one permission, which is approved for ``lasts_ns``."""
+    admin(daemon, "plugin.install", bundle=pack(bundle(id=plugin, permissions=["admin:users", "ui:render"]), b""))
+    asked = admin(daemon, "plugin.request", id=plugin, permission="admin:users")
+    text = Statement(asked["request"], plugin, asked["version"], asked["digest"], "admin:users", "approve", "ok",
+                     os.getuid(), key_id_of(raw_public(key)), time.time_ns(), time.time_ns() + lasts_ns).text()
+    admin(daemon, "plugin.approve", id=plugin, statement=text, signature=key.sign(signed_message(text)).hex())
+
+
 @pytest.fixture
 def clock(tmp_path: Path) -> WrongClock:
     return WrongClock(tmp_path)
@@ -108,12 +117,7 @@ def daemon(clock: WrongClock, tmp_path: Path) -> Iterator[Daemon]:
     with Daemon(plugins=None, env=clock.environment) as running:
         private = load_private(new_key(tmp_path / "keys", "bob")[0])
         admin(running, "keys.register", name="bob", role="approver", public_key=raw_public(private).hex())
-        admin(running, "plugin.install", bundle=pack(bundle(id="boss", permissions=["admin:users", "ui:render"]), b""))
-        asked = admin(running, "plugin.request", id="boss", permission="admin:users")
-        text = Statement(asked["request"], "boss", asked["version"], asked["digest"], "admin:users", "approve", "ok",
-                         os.getuid(), key_id_of(raw_public(private)), time.time_ns(),
-                         time.time_ns() + 30 * DAY * SECOND_NS).text()
-        admin(running, "plugin.approve", id="boss", statement=text, signature=private.sign(signed_message(text)).hex())
+        approve(running, private, "boss", 30 * DAY * SECOND_NS)
         admin(running, "plugin.enable", id="boss")
         price = Price("subscription", 500, "USD", "month")
         shop = Shop(load_settings(None, {"state_dir": str(running.state)}), time.time_ns)
@@ -165,3 +169,15 @@ def test_a_start_with_a_wrong_clock_ends_nothing_for_good(clock: WrongClock, dae
     daemon.stop()
     daemon.start()
     assert served(daemon) == "ok" and approved(daemon)
+
+
+@pytest.mark.slow
+def test_an_approval_that_begins_and_ends_between_two_looks_is_recorded_as_ended(tmp_path: Path) -> None:
+    key = load_private(new_key(tmp_path / "keys", "bob")[0])
+    with Daemon(plugins=None) as daemon:
+        admin(daemon, "keys.register", name="bob", role="approver", public_key=raw_public(key).hex())
+        for number in range(5):  # the registrar looks once a second
+            approve(daemon, key, f"brief{number}", SECOND_NS // 5)
+        ended = {f"brief{number}" for number in range(5)}
+        wait_for(lambda: {event.resource for event in read_events(daemon.state / "audit.db")
+                          if event.action == "approval.expired"} == ended, 10, "a record of each end")

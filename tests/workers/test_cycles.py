@@ -22,8 +22,9 @@ def act(context, params):
     return {"result": len(rows), "metadata": {}}
 '''
 SETTLING_CALLS, CALLS = 100, 500
-GROWTH_BYTES_MAX = 1_000_000
-"""Seen: 5.1 MB if the worker waits until its own objects are a quarter of the zygote's, and 0.1 MB if it does not."""
+GROWTH_BYTES_MAX = 2_500_000
+"""Seen: 5.1 MB if the worker waits until its own objects are a quarter of the zygote's, and 0.1 to 1.0 MB, according to
+where between two collections the last call is, if it does not."""
 
 
 def test_cycles_of_a_hook_are_freed(tmp_path: Path) -> None:

@@ -472,7 +472,9 @@ class Registrar:
             elif over_ns and not all(counts for _, counts in lasting.values()):
                 context.store.transact(lambda db: approvals.expire(db, over_ns))
             for number, (plugin, counts) in lasting.items():
-                if number in before and before[number][1] != counts:  # also if a wrong clock is right again
+                # A clock that was wrong may be right again. An approval that is new to us and over began and ended
+                # between two looks, or ended while no daemon ran; until it is ended for good, each start records that.
+                if before[number][1] != counts if number in before else not counts:
                     self._audit(plugin, "approval.resumed" if counts else "approval.expired", {})
         except Refusal as error:
             log.error("the approvals could not be checked for their expiry; this is tried again: %s", error.message)
