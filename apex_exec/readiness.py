@@ -7,6 +7,8 @@ import tempfile
 from contextlib import suppress
 from pathlib import Path
 
+from apex_exec.common.short_folder import short_base
+
 POLL_SECONDS = 0.05
 DATAGRAM_BYTES_MAX = 4096
 
@@ -18,7 +20,7 @@ class Readiness:
     """
 
     def __init__(self, folder: Path | None = None) -> None:
-        self._made = tempfile.TemporaryDirectory(prefix="apx") if folder is None else None
+        self._made = tempfile.TemporaryDirectory(prefix="apx", dir=short_base()) if folder is None else None
         path = Path(self._made.name if self._made is not None else str(folder), "ready")
         path.unlink(missing_ok=True)
         self.address = str(path)

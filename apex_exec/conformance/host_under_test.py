@@ -12,6 +12,7 @@ import threading
 from pathlib import Path
 from typing import Any, Self
 
+from apex_exec.common.short_folder import short_base
 from apex_exec.conformance.cases import NotKept
 from apex_exec.conformance.peers import RawDaemon
 from apex_exec.conformance.plain_values import from_json, to_json
@@ -25,7 +26,7 @@ class HostUnderTest:
 
     def __init__(self, command: list[str]) -> None:
         self._command = command
-        self._folder = Path(tempfile.mkdtemp(prefix="apx"))
+        self._folder = Path(tempfile.mkdtemp(prefix="apx", dir=short_base()))
         self.daemon = RawDaemon(self._folder / "s")
         self._process: subprocess.Popen[str] | None = None
         self._lines: queue.SimpleQueue[str] = queue.SimpleQueue()

@@ -20,6 +20,7 @@ from typing import IO, Any, Self
 
 from apex_exec.client import AdminClient, Client
 from apex_exec.client.protocol import DEFAULT_DEADLINE_MS, HostMethod
+from apex_exec.common.short_folder import short_base
 from apex_exec.config import load_settings
 from apex_exec.readiness import Readiness
 from apex_exec.testing.bundles import read_files, replace_bundle
@@ -60,7 +61,7 @@ class Daemon:
                  config: Mapping[str, Any] | None = None, config_file: Path | str | None = None,
                  env: Mapping[str, str] | None = None, output: IO[bytes] | int | None = None) -> None:
         self.remove_folder_at_end = folder is None
-        self.folder = Path(tempfile.mkdtemp(prefix="apx") if folder is None else folder)
+        self.folder = Path(tempfile.mkdtemp(prefix="apx", dir=short_base()) if folder is None else folder)
         self.folder.mkdir(parents=True, exist_ok=True)
         self.plugins_dir = Path(plugins_dir) if plugins_dir is not None else self.folder / "plugins"
         if plugins_dir is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections.abc import Iterator
@@ -60,8 +61,10 @@ def test_an_installation_does_not_wait_for_a_submission(daemon: Daemon, tmp_path
     thread.start()
 
     def spinning() -> list[psutil.Process]:
-        return [process for process in psutil.Process(daemon.pid).children(recursive=True)
-                if any("testing_child" in word for word in process.cmdline())]
+        with contextlib.suppress(psutil.NoSuchProcess):  # some process ended while we looked
+            return [process for process in psutil.Process(daemon.pid).children(recursive=True)
+                    if any("testing_child" in word for word in process.cmdline())]
+        return []
 
     wait_for(spinning, 20, "the tests' process")
     child = spinning()[0]

@@ -1,6 +1,6 @@
 """Where a run of the tests puts what it makes: one folder with a short path, removed at the run's end.
 
-Unix sockets lie in these folders, and the kernel takes 107 bytes of a socket's path: a long ``TMPDIR`` cannot be used.
+Unix sockets lie in these folders, so a long ``TMPDIR`` cannot be used.
 """
 
 from __future__ import annotations
@@ -10,8 +10,7 @@ import stat
 import tempfile
 from pathlib import Path
 
-BASE_BYTES_MAX = 40
-_BASES = ("/tmp", "/var/tmp", "/dev/shm", "/run")
+from apex_exec.common.short_folder import short_bases
 
 
 def reachable(path: Path) -> bool:
@@ -29,10 +28,8 @@ def reachable(path: Path) -> bool:
 def make_run_folder() -> Path:
     """A new folder which every user can enter if one of the usual places allows that. Raises RuntimeError if none
     of them can be written."""
-    bases = [base for base in dict.fromkeys((tempfile.gettempdir(), *_BASES))
-             if len(os.fsencode(base)) <= BASE_BYTES_MAX]
     tried = []
-    for base in sorted(bases, key=lambda base: not reachable(Path(base))):  # stable: the first that is open to all
+    for base in sorted(short_bases(), key=lambda base: not reachable(Path(base))):  # stable: the first open to all
         try:
             folder = Path(tempfile.mkdtemp(prefix="apx-tests-", dir=base))
         except OSError as error:

@@ -205,3 +205,12 @@ def test_a_wrong_configuration_file_leaves_no_folder(tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=False,
                           env={**os.environ, "TMPDIR": str(tmp_path)})
     assert "ConfigError" in done.stderr and list(tmp_path.iterdir()) == [wrong]
+
+
+def test_a_long_temporary_folder_is_no_place_for_sockets(tmp_path: Path) -> None:
+    long = tmp_path / ("l" * 60) / ("m" * 60)
+    long.mkdir(parents=True)
+    code = "from apex_exec.testing import Daemon\nwith Daemon() as daemon: print(daemon.client.plugins())"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=False,
+                          env={**os.environ, "TMPDIR": str(long)})
+    assert (done.returncode, done.stdout) == (0, "[]\n"), done.stderr

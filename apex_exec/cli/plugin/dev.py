@@ -19,6 +19,7 @@ from apex_exec.cli.own_daemon import taken_over
 from apex_exec.cli.plugin.common import settings_with_hooks
 from apex_exec.cli.root import EXIT_NO, ConfigFile, examples, fail, need_linux, our_command, plugin_app
 from apex_exec.cli.verbs import Argument, Option
+from apex_exec.common.short_folder import short_base
 
 if TYPE_CHECKING:
     from apex_exec.cli.plugin.preview import Preview
@@ -57,7 +58,7 @@ def dev(
 
     settings = settings_with_hooks(config)
     id_ = read_folder(folder).manifest.id
-    with tempfile.TemporaryDirectory(prefix="apxdev") as place:
+    with tempfile.TemporaryDirectory(prefix="apxdev", dir=short_base()) as place:
         watch = _Watch(folder, Path(place) / "plugins" / id_, settings)
         try:
             while not watch.look():
