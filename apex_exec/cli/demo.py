@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from apex_exec.cli.output import print_json, say
-from apex_exec.cli.own_daemon import running
+from apex_exec.cli.own_daemon import ended_in_order, running
 from apex_exec.cli.root import EXIT_NO, AsJson, app, examples, fail, need_linux
 from apex_exec.common.short_folder import short_base
 from apex_exec.common.words import clean
@@ -103,7 +103,7 @@ def _daemon() -> Iterator[Client]:
 
     plugins = Path(apex_exec.__file__).parent / "examples" / "plugins"
     # The examples are ours, so they may run on any machine; the demonstration says at which level.
-    with tempfile.TemporaryDirectory(
-            prefix="apex-exec-demo-", dir=short_base(), ignore_cleanup_errors=True) as folder:
+    short = tempfile.TemporaryDirectory(prefix="apex-exec-demo-", dir=short_base(), ignore_cleanup_errors=True)
+    with ended_in_order(), short as folder:
         with running(Daemon(folder, plugins_dir=plugins, config={"sandbox.min_level": "L0"})) as daemon:
             yield daemon.client

@@ -4,6 +4,7 @@ configuration, and one line if it fails."""
 from __future__ import annotations
 
 import os
+import signal
 import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -38,6 +39,38 @@ def taken_over(config: Path | None) -> dict[str, Any]:
     keys = {f"{section}.{key}": value for section, inner in tomllib.loads(config.read_text("utf-8")).items()
             if isinstance(inner, dict) for key, value in inner.items()}
     return {key: value for key, value in keys.items() if key.partition(".")[0] in TAKEN or key in TAKEN_KEYS}
+
+
+class Ending:
+    """``asked``: whether the command was asked to end."""
+
+    asked = False
+
+
+@contextmanager
+def ended_in_order(*, interrupts: bool = True) -> Iterator[Ending]:
+    """Has the body end at Ctrl-C, and also if the command is terminated or its terminal is closed: its daemon would
+    stay otherwise. For the main thread.
+
+    The body is interrupted by a KeyboardInterrupt. A body that runs until it is ended looks at ``asked`` instead:
+    Python drops an exception that comes within a destructor or a weak reference's callback.
+    """
+    ending = Ending()
+
+    def end(_number: int, _frame: object) -> None:
+        ending.asked = True
+        if interrupts:
+            raise KeyboardInterrupt
+
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    before = {number: handler for number, handler in before.items() if handler != signal.SIG_IGN}  # as under nohup
+    for number in before:
+        signal.signal(number, end)
+    try:
+        yield ending
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 @contextmanager

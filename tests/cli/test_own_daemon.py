@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import tempfile
+from importlib.util import find_spec
 from pathlib import Path
 
+import psutil
 import pytest
 
 from apex_exec.catalogue.keys import KEYS
 from apex_exec.cli.own_daemon import TAKEN, TAKEN_KEYS, taken_over
 from apex_exec.registry.bundles.scaffold import write_scaffold
 from apex_exec.testing import Daemon
+from tests.support import need
 from tests.support.daemon import ROOT
 
 OPERATORS = """
@@ -67,3 +72,25 @@ def test_a_call_beside_the_operators_daemon_leaves_that_one_as_it_is(tmp_path: P
         done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=100, check=True)
         assert json.loads(done.stdout)["type"] == "result"
         assert daemon.client.plugins() == [] and not ledger.exists()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGHUP, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("verb", [pytest.param("dev"), pytest.param("debug", marks=pytest.mark.slow)])
+def test_a_verb_that_is_terminated_ends_its_daemon_and_removes_its_folder(
+        verb: str, number: signal.Signals, tmp_path: Path) -> None:
+    if verb == "debug":
+        need(find_spec("debugpy"), "debugpy is not installed")
+    folder = write_scaffold(tmp_path, "ended", "tests")
+    with tempfile.TemporaryDirectory(dir="/tmp") as place:  # a long path would not be used for sockets
+        command = [sys.executable, "-m", "apex_exec", "plugin", verb, str(folder)]
+        process = subprocess.Popen(command, cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                                   env={**os.environ, "TMPDIR": place})
+        assert process.stdout is not None
+        while "invoke ended" not in (line := process.stdout.readline()):  # how to call a hook
+            assert line, "it ended before it served"
+        children = psutil.Process(process.pid).children(recursive=True)
+        process.send_signal(number)
+        said, _ = process.communicate(timeout=60)
+        _, alive = psutil.wait_procs(children, timeout=60)
+        assert len(children) >= 3 and not alive and "Traceback" not in said
+        assert not list(Path(place).iterdir())

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from apex_exec.cli import connect
 from apex_exec.cli.output import print_json, progress, say
-from apex_exec.cli.own_daemon import running, taken_over
+from apex_exec.cli.own_daemon import ended_in_order, running, taken_over
 from apex_exec.cli.plugin.common import json_map, looks_like_path, settings_with_hooks
 from apex_exec.cli.root import EXIT_NO, ConfigFile, RuntimeDir, examples, fail, need_linux, plugin_app
 from apex_exec.cli.verbs import Argument, Exit, Option
@@ -57,7 +57,7 @@ def _call_folder(folder: Path, hook: str, given: dict[str, Any], user: str, conf
     settings_with_hooks(config)
     manifest = read_folder(folder).manifest
     chosen = _chosen(hook, list(manifest.manifest.hooks), manifest.id)
-    with ExitStack() as stack:
+    with ended_in_order(), ExitStack() as stack:
         with progress(f"a daemon for {manifest.id}"):
             daemon = Daemon(config={**taken_over(config), "log.plugin_lines_per_second": 1000})
             daemon.put_plugin(folder)

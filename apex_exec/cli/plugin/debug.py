@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 import socket
 import sys
 import time
@@ -10,7 +9,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from apex_exec.cli.output import say
-from apex_exec.cli.own_daemon import running, taken_over
+from apex_exec.cli.own_daemon import Ending, ended_in_order, running, taken_over
 from apex_exec.cli.plugin.common import settings_with_hooks
 from apex_exec.cli.root import EXIT_NO, ConfigFile, examples, fail, need_linux, our_command, plugin_app
 from apex_exec.cli.verbs import Argument, Option
@@ -55,20 +54,10 @@ def debug(
         fail(f"127.0.0.1:{port} is in use; name another with --port", EXIT_NO)
     say(WARNING.format(id=bundle.manifest.id), file=sys.stderr, flush=True)
     daemon = _daemon(folder, port, config)
-    ended = False
-
-    def end(*_: object) -> None:
-        nonlocal ended
-        ended = True
-
-    before = signal.signal(signal.SIGINT, end)
-    try:
-        with running(daemon):
-            _say_how(bundle, daemon, port)
-            while daemon.is_running() and not ended:
-                time.sleep(POLL_SECONDS)
-    finally:
-        signal.signal(signal.SIGINT, before)
+    with ended_in_order(interrupts=False) as ending, running(daemon):
+        _say_how(bundle, daemon, port, ending)
+        while daemon.is_running() and not ending.asked:
+            time.sleep(POLL_SECONDS)
     say("stopped")
 
 
@@ -88,7 +77,7 @@ def _daemon(folder: Path, port: int, config: Path | None) -> Any:
     return made
 
 
-def _say_how(bundle: Any, daemon: Any, port: int) -> None:
+def _say_how(bundle: Any, daemon: Any, port: int, ending: Ending) -> None:
     """Waits until the debugger listens, and prints how to attach and to call."""
     import json
     import shlex
@@ -98,6 +87,8 @@ def _say_how(bundle: Any, daemon: Any, port: int) -> None:
 
     due = time.monotonic() + WAIT_SECONDS_MAX
     while not _is_taken(port):
+        if ending.asked:
+            return
         if time.monotonic() > due or not daemon.is_running():
             fail(f"the debugger did not begin to listen: {daemon.log[-500:]}", EXIT_NO)
         time.sleep(POLL_SECONDS)

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from apex_exec.cli.output import say
-from apex_exec.cli.own_daemon import taken_over
+from apex_exec.cli.own_daemon import ended_in_order, taken_over
 from apex_exec.cli.plugin.common import settings_with_hooks
 from apex_exec.cli.root import EXIT_NO, ConfigFile, examples, fail, need_linux, our_command, plugin_app
 from apex_exec.cli.verbs import Argument, Option
@@ -58,17 +58,17 @@ def dev(
 
     settings = settings_with_hooks(config)
     id_ = read_folder(folder).manifest.id
-    with tempfile.TemporaryDirectory(prefix="apxdev", dir=short_base()) as place:
+    short = tempfile.TemporaryDirectory(prefix="apxdev", dir=short_base())
+    with ended_in_order(interrupts=False) as ending, short as place:
         watch = _Watch(folder, Path(place) / "plugins" / id_, settings)
-        try:
-            while not watch.look():
-                time.sleep(POLL_SECONDS)
-        except KeyboardInterrupt:
+        while not watch.look() and not ending.asked:
+            time.sleep(POLL_SECONDS)
+        if ending.asked:
             say("stopped")
             return
         with _served(Path(place), runtime, config, watch) as (daemon, readiness, log):
             due = time.monotonic() + START_SECONDS_MAX
-            while not readiness.is_ready(0.0):
+            while not readiness.is_ready(0.0) and not ending.asked:
                 log.show(0.05)
                 try:
                     daemon.check_starting(due)
@@ -77,10 +77,12 @@ def dev(
                     fail("the daemon did not start; the lines above are its own messages", EXIT_NO)
             _tell_calls(watch.bundle, str(daemon.runtime))
             with _preview(watch.bundle, daemon.endpoint, port) as preview, CallsShown(daemon.admin_endpoint, id_):
-                while daemon.is_running():
+                while daemon.is_running() and not ending.asked:
                     log.show(POLL_SECONDS)
                     if watch.look():
                         _beside(_reload, daemon.admin_endpoint, preview, watch.bundle)
+        if ending.asked:
+            say("stopped")
     if status := daemon.stop():
         fail(f"the daemon ended with status {status}", EXIT_NO)
 
@@ -88,7 +90,7 @@ def dev(
 @contextmanager
 def _served(place: Path, runtime: str | None, config: Path | None,
             watch: _Watch) -> Iterator[tuple[Daemon, Readiness, _Log]]:
-    """Yields the daemon, its readiness and its log. The daemon is stopped when the body ends or at Ctrl-C."""
+    """Yields the daemon, its readiness and its log. The daemon is stopped when the body ends."""
     from apex_exec.testing import Daemon
 
     settings = {"log.format": "json", "log.plugin_lines_per_second": LINES_PER_SECOND,
@@ -104,8 +106,6 @@ def _served(place: Path, runtime: str | None, config: Path | None,
         try:
             with readiness:
                 yield daemon, readiness, log
-        except KeyboardInterrupt:
-            say("stopped")
         finally:
             daemon.signal(signal.SIGTERM)
             while log.show(POLL_SECONDS):
