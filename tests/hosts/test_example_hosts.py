@@ -1,5 +1,5 @@
 """The example hosts in other languages: each is built as its first lines say, takes the same ten steps with a real
-daemon, and goes through that daemon's end and return."""
+daemon, and goes through that daemon's end and return. libzmq in the daemon's place reads their bytes, too."""
 
 from __future__ import annotations
 
@@ -7,12 +7,16 @@ import shutil
 import signal
 import subprocess
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
+import zmq
 
 import apex_exec
+from apex_exec.conformance.host_cases import welcome
 from tests.support import need
 from tests.support.daemon import Daemon
 
@@ -30,12 +34,20 @@ STEPS = """\
 9 large: 8 answers of a megabyte, each to its call
 10 dispatch: hello-world/hello-widget; liar failed with INVALID_OUTPUT
 """
-BUILDS = {"host.c": ["cc", "-o", "host", "host.c", "-lzmq", "-lmsgpackc"]}
+COMPILED = {"host.c": ["cc", "-o", "host", "host.c", "-lzmq", "-lmsgpackc"]}
 """How an example is compiled, as its own first lines say it."""
 STRICT = {"host.c": ["-Wall", "-Wextra", "-Werror", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]}
 """What the test asks of the compiler beyond that: no warning, and no wrong access to memory while it runs."""
+RUN = {"host.php": ["php", "host.php"]}
+"""How an example that is not compiled is run, as its own first lines say it."""
+STRICT_PHP = ["-d", "error_reporting=-1", "-d", "display_errors=stderr", "-d", "log_errors=0"]
 NEEDED = {"host.c": Path("/usr/include/msgpack.h")}
-"""A file of the packages that the example's first lines name."""
+"""A file of the packages that the example's first lines name, beside the program."""
+
+
+HEARTBEAT_MS = 100
+SILENCE_MS = 1500
+"""A peer that leaves heartbeats unanswered for this time is dropped by libzmq."""
 
 
 @pytest.fixture(scope="module")
@@ -45,22 +57,24 @@ def mortal() -> Iterator[Daemon]:
         yield running
 
 
-def built(name: str, folder: Path) -> list[str]:
+def command(name: str, folder: Path) -> list[str]:
     """The command that runs the example ``name``, compiled into ``folder`` where its language wants that."""
     said = (FOLDER / name).read_text("utf-8").partition("*/")[0]
-    build = BUILDS[name]
-    need(shutil.which(build[0]) and NEEDED[name].exists(), f"what the first lines of {name} install")
-    assert " ".join(build) in said, "the example says another command"
+    way = COMPILED.get(name) or RUN[name]
+    need(shutil.which(way[0]) and NEEDED.get(name, FOLDER).exists(), f"what the first lines of {name} install")
+    assert f"  {' '.join(way)}" in said, "the example says another command"
+    if name in RUN:
+        return [way[0], *STRICT_PHP, str(FOLDER / name)]
     shutil.copy(FOLDER / name, folder)
-    made = subprocess.run([*build, *STRICT[name]], cwd=folder, capture_output=True, text=True, timeout=100)
+    made = subprocess.run([*way, *STRICT[name]], cwd=folder, capture_output=True, text=True, timeout=100)
     assert made.returncode == 0, made.stderr
     return [str(folder / "host")]
 
 
-@pytest.mark.parametrize("name", BUILDS)
+@pytest.mark.parametrize("name", [*COMPILED, *RUN])
 def test_an_example_host_takes_the_ten_steps_and_goes_through_the_end_and_return_of_its_daemon(
         name: str, mortal: Daemon, tmp_path: Path) -> None:
-    with subprocess.Popen([*built(name, tmp_path), mortal.endpoint, "reconnect"], stdin=subprocess.PIPE,
+    with subprocess.Popen([*command(name, tmp_path), mortal.endpoint, "reconnect"], stdin=subprocess.PIPE,
                           stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as host:
         assert host.stdin is not None and host.stdout is not None and host.stderr is not None
         try:
@@ -78,3 +92,29 @@ def test_an_example_host_takes_the_ten_steps_and_goes_through_the_end_and_return
             assert (host.returncode, out, err) == (0, "again: pong\n", "")
         finally:
             host.kill()
+
+
+@pytest.mark.parametrize("name", [*COMPILED, *RUN])
+def test_an_example_host_answers_the_heartbeats_of_libzmq_and_its_own_are_answered(name: str, tmp_path: Path) -> None:
+    """Else the connection would end in the silence after the question, and the answer would reach nobody."""
+    endpoint = f"ipc://{tmp_path}/s"
+    with zmq.Context() as context, context.socket(zmq.ROUTER) as router:
+        router.linger = 0
+        router.heartbeat_ivl, router.heartbeat_timeout = HEARTBEAT_MS, SILENCE_MS
+        router.bind(endpoint)
+        with subprocess.Popen([*command(name, tmp_path), endpoint], stdout=subprocess.PIPE, text=True) as host:
+            assert host.stdout is not None
+            try:
+                assert router.poll(20_000)
+                peer, delimiter, body = router.recv_multipart()
+                asked = msgspec.msgpack.decode(body)
+                assert (delimiter, asked["type"], asked["protocol"]) == (b"", "hello", [1])
+                time.sleep(2 * SILENCE_MS / 1000)
+                answer = {"id": asked["id"], **welcome(maxMessageBytes=2000)}
+                router.send_multipart([peer, b"", msgspec.msgpack.encode(answer)])
+                assert host.stdout.readline() == "1 hello: protocol 1, bodies of up to 2000 bytes\n"
+                assert router.poll(20_000)
+                _dealer, body = router.recv_multipart()
+                assert msgspec.msgpack.decode(body)["type"] == "plugins"
+            finally:
+                host.kill()

@@ -103,7 +103,7 @@ static void open_host(struct host *host, const char *endpoint, int type) {
   host->context = zmq_ctx_new();
   host->socket = zmq_socket(host->context, type);
   host->body_bytes_max = 1048576;
-  /* Nothing is kept for a daemon that is not there: sending fails at once, and the caller knows that nothing has run. */
+  /* Nothing is kept for a daemon that is not there: sending fails at once, and it is known that nothing has run. */
   zmq_setsockopt(host->socket, ZMQ_IMMEDIATE, &on, sizeof on);
   zmq_setsockopt(host->socket, ZMQ_LINGER, &off, sizeof off);
   zmq_setsockopt(host->socket, ZMQ_HEARTBEAT_IVL, &heartbeat_ms, sizeof heartbeat_ms);
@@ -219,11 +219,27 @@ static struct answer *answer_to(struct host *host, uint64_t id) {
   return NULL;
 }
 
-/* Sends the request and waits for its answer, which has to be of this type. */
+/* Whether a call has certainly not run, and may be answered in a moment: OVERLOADED and its like. Then the answer is
+ * released. */
+static bool is_for_later(struct answer *answer) {
+  const msgpack_object *retryable = field(&answer->parsed.data, "retryable");
+  if (retryable->type != MSGPACK_OBJECT_BOOLEAN || !retryable->via.boolean) return false;
+  release(answer);
+  sleep_ms(50);
+  return true;
+}
+
+/* Sends the request and waits for its answer, which has to be of this type. A call that was refused and has certainly
+ * not run is sent again, until its deadline. */
 static struct answer *ask(struct host *host, const char *type) {
-  send_request(host);
-  struct answer *answer = answer_to(host, host->id);
-  if (answer == NULL) fail("no answer; whether the hook has run is not known");
+  const int64_t due = now_ms() + DEADLINE_MS;
+  struct answer *answer;
+  do {
+    if (now_ms() > due) fail("refused until the deadline");
+    send_request(host);
+    answer = answer_to(host, host->id);
+    if (answer == NULL) fail("no answer; whether the hook has run is not known");
+  } while (is_for_later(answer));
   const msgpack_object *message = &answer->parsed.data;
   if (!is_text(field(message, "type"), type))
     fail("%.*s: %.*s", TEXT(field(message, "code")), TEXT(field(message, "message")));
@@ -255,7 +271,8 @@ static void hello(const char *endpoint, size_t *body_bytes_max) {
   struct answer *welcome = ask(&host, "welcome");
   const msgpack_object *said = &welcome->parsed.data;
   *body_bytes_max = number(field(field(said, "limits"), "maxMessageBytes"));
-  printf("1 hello: protocol %" PRIu64 ", bodies of up to %zu bytes\n", number(field(said, "protocol")), *body_bytes_max);
+  printf("1 hello: protocol %" PRIu64 ", bodies of up to %zu bytes\n", number(field(said, "protocol")),
+         *body_bytes_max);
   release(welcome);
   close_host(&host);
 }
@@ -350,7 +367,8 @@ static void errors(struct host *host) {
     put_dashboard(host);
     struct answer *answer = ask(host, "error");
     const msgpack_object *error = &answer->parsed.data;
-    printf(" %.*s %s,", TEXT(field(error, "code")), field(error, "started")->via.boolean ? "after it began" : "unstarted");
+    const bool began = field(error, "started")->via.boolean;
+    printf(" %.*s %s,", TEXT(field(error, "code")), began ? "after it began" : "unstarted");
     release(answer);
   }
   begin_call(host, "action-router", "onActionExecute");
@@ -363,48 +381,56 @@ static void errors(struct host *host) {
 }
 
 static void cancel(struct host *host) {
-  const uint64_t spinning = begin_call(host, "spinner", "onActionExecute");
-  put_action(host, "spin");
-  msgpack_pack_map(&host->pack, 0);
-  send_request(host);
-  sleep_ms(100);
-  begin(host, "cancel", 1);
-  put_text(host, "target");
-  msgpack_pack_uint64(&host->pack, spinning);
-  release(ask(host, "cancelled"));
-  struct answer *answer = answer_to(host, spinning);
-  if (answer == NULL) fail("the call that was cancelled has no answer");
+  struct answer *answer;
+  do {
+    const uint64_t spinning = begin_call(host, "spinner", "onActionExecute");
+    put_action(host, "spin");
+    msgpack_pack_map(&host->pack, 0);
+    send_request(host);
+    sleep_ms(100);
+    begin(host, "cancel", 1);
+    put_text(host, "target");
+    msgpack_pack_uint64(&host->pack, spinning);
+    release(ask(host, "cancelled"));
+    answer = answer_to(host, spinning);
+    if (answer == NULL) fail("the call that was cancelled has no answer");
+  } while (is_for_later(answer));
   printf("8 cancel: %.*s\n", TEXT(field(&answer->parsed.data, "code")));
   release(answer);
 }
 
-/* Calls under way together, each body exactly as large as the daemon allows; their answers wait for a slow reader. */
+/* Sends a call whose body is exactly as large as the daemon allows, filled with a letter of its own; returns its id. */
+static uint64_t begin_large(struct host *host, int n, size_t *size) {
+  const uint64_t id = begin_call(host, "action-router", "onActionExecute");
+  put_action(host, "echo");
+  msgpack_pack_map(&host->pack, 1);
+  put_text(host, "data");
+  *size = host->body_bytes_max - host->body.size - 5; /* of which five begin the bytes */
+  char *filled = malloc(*size);
+  memset(filled, 'a' + n, *size);
+  msgpack_pack_bin_with_body(&host->pack, filled, *size);
+  free(filled);
+  send_request(host);
+  return id;
+}
+
+/* Eight of them under way together, whose answers wait for a slow reader. */
 static void large(struct host *host) {
   uint64_t ids[LARGE_CALLS];
   size_t sizes[LARGE_CALLS];
-  char *filled = malloc(host->body_bytes_max);
-  for (int n = 0; n < LARGE_CALLS; n++) {
-    ids[n] = begin_call(host, "action-router", "onActionExecute");
-    put_action(host, "echo");
-    msgpack_pack_map(&host->pack, 1);
-    put_text(host, "data");
-    sizes[n] = host->body_bytes_max - host->body.size - 5; /* of which five begin the bytes */
-    memset(filled, 'a' + n, sizes[n]);
-    msgpack_pack_bin_with_body(&host->pack, filled, sizes[n]);
-    send_request(host);
-  }
+  for (int n = 0; n < LARGE_CALLS; n++) ids[n] = begin_large(host, n, &sizes[n]);
   sleep_ms(1000);
   for (int n = LARGE_CALLS - 1; n >= 0; n--) { /* each answer finds its call, in whichever order it is wanted */
-    struct answer *answer = answer_to(host, ids[n]);
+    struct answer *answer;
+    while ((answer = answer_to(host, ids[n])) != NULL && is_for_later(answer)) ids[n] = begin_large(host, n, &sizes[n]);
     if (answer == NULL) fail("a large call has no answer");
     const msgpack_object *echo = field(field(field(&answer->parsed.data, "result"), "result"), "data");
-    memset(filled, 'a' + n, sizes[n]);
-    if (echo->type != MSGPACK_OBJECT_BIN || echo->via.bin.size != sizes[n] ||
-        memcmp(echo->via.bin.ptr, filled, sizes[n]) != 0)
+    if (echo->type != MSGPACK_OBJECT_BIN || echo->via.bin.size != sizes[n])
       fail("call %d: %.*s", n, TEXT(field(&answer->parsed.data, "code")));
+    for (uint32_t at = 0; at < echo->via.bin.size; at++)
+      if (echo->via.bin.ptr[at] != 'a' + n) fail("call %d has another's answer", n);
     release(answer);
   }
-  free(filled);
   printf("9 large: %d answers of a megabyte, each to its call\n", LARGE_CALLS);
 }
 
@@ -421,7 +447,7 @@ static void dispatch(struct host *host) {
 }
 
 /* Reads a line, asks, and tells what becomes of the question when the daemon ends, and that the next one is answered
- * once a daemon is there again. Nothing is ever sent twice. */
+ * once a daemon is there again. A question that was lost is not sent again. */
 static void reconnect(struct host *host) {
   if (getchar() == EOF) return;
   const uint64_t lost = begin(host, "ping", 0);
