@@ -10,7 +10,6 @@ import tempfile
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
@@ -40,9 +39,7 @@ REGISTERED = '''pluginRegistry.register({
 def empty() -> Iterator[Daemon]:
     """A daemon without a plugin; the first runtime registers one, and the others find it registered."""
     with tempfile.TemporaryDirectory(prefix="apx") as folder:
-        policy = Path(folder) / "policy.toml"
-        policy.write_text('allow = ["data:read", "ui:render"]\n')
-        with Daemon(folder, plugins=None, config={"security.policy_file": str(policy)}) as running:
+        with Daemon(folder, plugins=None) as running:
             running.start_registrar()
             yield running
 
@@ -60,6 +57,7 @@ def test_the_example_registers_what_the_document_prints() -> None:
 
 
 @pytest.mark.parametrize("name", RUNTIMES)
+@pytest.mark.slow_after(1)
 @pytest.mark.timeout(300)
 def test_a_platform_registers_the_documents_plugin_and_shows_its_page(name: str, scenario: Scenario, empty: Daemon
                                                                       ) -> None:
