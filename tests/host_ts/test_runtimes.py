@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import subprocess
 import tempfile
@@ -14,24 +13,12 @@ from typing import Any
 import pytest
 
 from tests.host_ts.conftest import PATIENT
-from tests.support import need
 from tests.support.daemon import USER, Daemon
 from tests.support.hostile_peer import HostilePeer
+from tests.support.runtimes import RUNTIMES, runtime
 
 PROGRAM = Path(__file__).parent / "runtimes" / "everything.mjs"
-RUNTIMES: dict[str, list[str]] = {
-    "node": [], "node22": [], "node24": [], "bun": [], "deno": ["run", "--allow-all", "--node-modules-dir=manual"]}
-"""Program → the arguments before the file. ``.ci/lib.sh`` installs them; ``node`` is the machine's own."""
 POLICY = 'allow = ["ui:render"]\n[plugin.boss]\nallow = ["admin:users", "network:fetch", "ui:render"]\n'
-FOLDER = "APEXTEST_RUNTIMES"
-"""The variable that names one more folder in which they are looked for, before PATH."""
-
-
-def program(name: str) -> list[str]:
-    """The command of a runtime; without it the test is skipped, and fails in CI."""
-    found = shutil.which(name, path=os.environ.get(FOLDER, "")) or shutil.which(name)
-    need(found, f"{name} is neither in the folder {FOLDER} nor on PATH")
-    return [str(found), *RUNTIMES[name]]
 
 
 @pytest.fixture(scope="module")
@@ -45,9 +32,9 @@ def mortal(plugins: Path) -> Iterator[Daemon]:
             yield running
 
 
-@pytest.mark.parametrize("runtime", RUNTIMES)
-def test_the_package_does_the_same_on_every_runtime(runtime: str, project: Path, mortal: Daemon) -> None:
-    command = program(runtime)
+@pytest.mark.parametrize("name", RUNTIMES)
+def test_the_package_does_the_same_on_every_runtime(name: str, project: Path, mortal: Daemon) -> None:
+    command = [runtime(name), *RUNTIMES[name]]
     shutil.copy(PROGRAM, project)
     nonsense = f"ipc://{mortal.folder}/nonsense"
     with HostilePeer(nonsense), subprocess.Popen(
