@@ -188,7 +188,7 @@ class DispatchRuns:
 
     def _end_span(self, run: Run, code: str) -> None:
         if run.span is not None and self._table.tracing is not None:
-            self._table.tracing.end_dispatch(run.span, len(run.order), code)
+            self._table.tracing.end_dispatch(run.span, len(run.outcomes) + len(run.open), code)
 
     def pending(self) -> list[int]:
         """Those without their reply."""
