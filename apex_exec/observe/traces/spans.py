@@ -130,7 +130,7 @@ class SpanMaker:
             worker = self._tracer.start_span("worker", within, attributes=attributes, start_time=begun_ns)
             below = set_span_in_context(worker, Context())
             for api in call.api:
-                self._make_api(api, below, clock_ns)
+                self._make_api(api, below, clock_ns, call.judged_ns)
             if call.code:
                 _fail(worker, call.code)
             worker.end(judged_ns)
@@ -138,7 +138,9 @@ class SpanMaker:
             self._tracer.start_span("check", within, start_time=judged_ns).end(call.ended_ns + clock_ns)
         top.end(call.ended_ns + clock_ns)
 
-    def _make_api(self, api: messages.Api, within: Context, clock_ns: int) -> None:
+    def _make_api(self, api: messages.Api, within: Context, clock_ns: int, judged_ns: int) -> None:
+        """One that was under way at the verdict, and was ended after the check of a large result, ends with its worker.
+        """
         span = self._tracer.start_span(
             f"api {api.method}", within, start_time=api.begun_ns + clock_ns,
             attributes={"apex_exec.api.method": api.method, "apex_exec.api.outcome": api.outcome,
@@ -154,7 +156,7 @@ class SpanMaker:
             work.end(api.work[1] + clock_ns)
         if failure:
             _fail(span, failure)
-        span.end(api.ended_ns + clock_ns)
+        span.end(min(api.ended_ns, judged_ns) + clock_ns)
 
     def _work_of(self, api: messages.Api) -> tuple[str, dict[str, Any]]:
         """The name and the attributes of the span of a database's or a server's work."""
