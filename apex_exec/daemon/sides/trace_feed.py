@@ -159,8 +159,12 @@ def note_api(call: messages.Call, asked: Asked, outcome: str, facts: Mapping[str
 
 def _settings_of(settings: Settings) -> dict[str, Any]:
     """What the process needs to know, without any secret: it reads the files itself."""
+    traces = settings.traces
     return {
-        **settings.traces.model_dump(), "instance": settings.fleet.node or platform.node(),
-        "log": settings.log.model_dump(), "fleet": {"node": settings.fleet.node}, "databases": {
+        "endpoint": traces.endpoint, "headers_file": traces.headers_file, "ca_file": traces.ca_file,
+        "tls_certificate": traces.tls_certificate, "tls_key": traces.tls_key, "compression": traces.compression,
+        "timeout_seconds": traces.timeout_seconds, "service_name": traces.service_name, "resource": traces.resource,
+        "instance": settings.fleet.node or platform.node(), "log": settings.log.model_dump(),
+        "fleet": {"node": settings.fleet.node}, "databases": {
             name: "postgresql" if POSTGRES.match(url) else "sqlite"
             for name, url in (("data", settings.data.url), ("storage", settings.storage.url))}}
