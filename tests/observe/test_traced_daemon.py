@@ -15,7 +15,8 @@ from typing import Any
 import psutil
 import pytest
 
-from apex_exec.client import AdminClient, CallError, Client
+from apex_exec.client import AdminClient, CallError, Client, protocol
+from apex_exec.daemon.sides import trace_feed
 from tests.support.certificates import certificate_for
 from tests.support.daemon import ECHO, SLEEP, USER, Daemon, wait_for, write_plugin
 from tests.support.fleet import LocalFleet
@@ -253,6 +254,31 @@ def test_an_endpoint_that_hangs_or_is_away_costs_no_call_anything_and_is_in_the_
             begun = time.monotonic()
             daemon.stop()
             assert time.monotonic() - begun < 10
+
+
+@pytest.mark.slow
+def test_a_process_that_stands_still_costs_spans_and_no_call(plugins: Path, receiver: Receiver) -> None:
+    calls = 0
+    with Daemon(plugins=plugins, config={
+            "traces.endpoint": receiver.url, "traces.sample_ratio": 1}) as daemon, Client(daemon.endpoint) as host:
+        call(host, "echo")
+        wait_for(lambda: len(receiver.spans) == 3, 20, "the first trace")
+        (exporter,) = (process for process in daemon.family() if process.name() == "apex-traces")
+        exporter.suspend()
+        while not exported(daemon, "dropped"):  # 20,000 spans wait, and what the link holds
+            for pending in [host.start(protocol.invoke(
+                    "echo", "onActionExecute", USER, {"action": "x", "context": {}}, 10_000, None))
+                    for _ in range(200)]:
+                try:
+                    host.wait(pending, 20_000)
+                    calls += 1
+                except CallError as error:
+                    assert error.code == "AUDIT_UNAVAILABLE"  # the disk is busy with other tests
+                    time.sleep(0.1)
+        assert daemon.get("/readyz")[0] == 200 and calls < 20_000
+        exporter.resume()
+        wait_for(lambda: exported(daemon, "exported") > trace_feed.WAITING_SPANS_MAX, 60, "what waited")
+        wait_for(lambda: exported(daemon, "exported") + exported(daemon, "dropped") >= 3 * (calls + 1), 60, "the rest")
 
 
 @pytest.mark.slow

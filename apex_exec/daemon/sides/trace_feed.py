@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 GATHER_NS = 200 * MS_NS
 PORTION = 500
-"""Spans that are handed over in one turn of the loop: half a millisecond of its time."""
+"""Spans that are handed over in one turn of the loop: less than a tenth of a millisecond of its time."""
 WAITING_SPANS_MAX = 20_000
 """Spans that wait for the process; those of one more call are dropped. They are held while the process starts, and
 while its link is full."""

@@ -32,7 +32,7 @@ WAITING_SPANS_MAX = 20_000
 """How many spans wait to be sent; one more is dropped. An endpoint that is away is tried for ``traces.timeout_seconds``
 with each request, so this many are a few seconds of a busy daemon."""
 REQUEST_SPANS_MAX = 512
-"""May fire first: nothing; OTLP's receivers take 4 MiB or more, and these are a quarter of one."""
+"""They are about 100 KiB before they are compressed; OTLP's receivers take 4 MiB or more."""
 GATHER_SECONDS = 1.0
 """How long spans gather, at most, until a request has REQUEST_SPANS_MAX of them."""
 CLOSE_SECONDS = 2.0
