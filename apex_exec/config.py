@@ -355,6 +355,25 @@ class MetricsSection(_Section):
     per_plugin_histograms: bool = False
 
 
+class TracesSection(_Section):
+    """Where traces go, by OTLP over HTTP, and which calls are traced; nothing is traced without ``endpoint``.
+
+    ``headers_file`` has secrets, ``NAME: VALUE`` on each line. ``resource`` are attributes of everything that is sent.
+    """
+
+    endpoint: str = Field(default="", max_length=2000)
+    sample_ratio: float = Field(default=0, ge=0, le=1)
+    headers_file: str = ""
+    ca_file: str = ""
+    tls_certificate: str = ""
+    tls_key: str = ""
+    compression: Literal["gzip", "none"] = "gzip"
+    timeout_seconds: float = Field(default=10, ge=0.1, le=60)
+    service_name: str = Field(default="apex-exec", min_length=1, max_length=100)
+    resource: dict[Annotated[str, Field(min_length=1, max_length=100)], Annotated[str, Field(max_length=500)]] = Field(
+        default={}, max_length=32)
+
+
 class UiSection(_Section):
     """Components that plugins may render; an empty list means any."""
 
@@ -449,6 +468,7 @@ class Settings(_Section):
     recycle: RecycleSection = RecycleSection()
     log: LogSection = LogSection()
     metrics: MetricsSection = MetricsSection()
+    traces: TracesSection = TracesSection()
     ui: UiSection = UiSection()
     market: MarketSection = MarketSection()
     fleet: FleetSection = FleetSection()

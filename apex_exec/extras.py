@@ -27,6 +27,7 @@ EXTRAS = {
     "fetch": Extra(("aiohttp",), "lets plugins make HTTP requests"),
     "console": Extra(("aiohttp", "jinja2", "joserfc"), "the web console"),
     "door": Extra(("aiohttp", "jwt"), "the HTTP door"),
+    "otel": Extra(("opentelemetry.sdk", "opentelemetry.exporter.otlp.proto.http"), "exports traces by OTLP"),
     "debug": Extra(("debugpy",), "stops a plugin at a line, on its author's machine"),
     "market": Extra(("coverage", "bandit", "pytest"), "runs the tests of plugins and measures them"),
 }
@@ -64,7 +65,8 @@ def need(extra: str, what: str) -> None:
 def bringing(module: str) -> str:
     """The extra that brings ``module``; "" if none does."""
     top = module.partition(".")[0]
-    return next((name for name, extra in EXTRAS.items() if top in extra.modules), "")
+    return next((name for name, extra in EXTRAS.items()
+                 if any(top == brought.partition(".")[0] for brought in extra.modules)), "")
 
 
 def in_words() -> str:

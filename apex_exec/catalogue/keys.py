@@ -249,6 +249,30 @@ KEYS: dict[str, Key] = {
     "log.format": Key("text", "or `json`"),
     "log.plugin_lines_per_second": Key("20", "how many lines of one plugin are logged"),
     "metrics.per_plugin_histograms": Key("false", "a `plugin` label on the two duration histograms"),
+    "traces.endpoint": Key(
+        "none", "where [traces](observe/README.md#traces) go, by OTLP over HTTP (`http/protobuf`); without a path "
+        "`/v1/traces` is added; without an endpoint nothing is traced; needs the extra `otel`",
+        '"https://otel.example.com:4318"'),
+    "traces.sample_ratio": Key(
+        "0", "the share of the calls without a `traceparent` that are traced, 0 to 1; a call with one is traced if its "
+        "sampled flag is set, whatever the share is"),
+    "traces.headers_file": Key(
+        "none", "a file with headers for the endpoint, `NAME: VALUE` on each line, which others must not be able to "
+        "read; it is read again when it changes; needs https, unless the endpoint is on this machine",
+        '"/etc/apex-exec/otel.headers"'),
+    "traces.ca_file": Key(
+        "the system's", "certificates of authorities (PEM) that count for the endpoint, in place of the system's",
+        '"/etc/apex-exec/otel-ca.pem"'),
+    "traces.tls_certificate": Key(
+        "none", "a PEM file with the certificate that the daemon shows the endpoint", '"/etc/apex-exec/otel.pem"'),
+    "traces.tls_key": Key(
+        "none", "the key of that certificate, if it is not in the same file", '"/etc/apex-exec/otel.key"'),
+    "traces.compression": Key("gzip", "or `none`"),
+    "traces.timeout_seconds": Key("10", "how long a request may take, with all its tries; calls never wait for it"),
+    "traces.service_name": Key("apex-exec", "the attribute `service.name` of all spans"),
+    "traces.resource": Key(
+        "none", "further attributes of all spans; variables of the environment (`OTEL_…`) do not count",
+        '{"deployment.environment.name" = "production"}'),
     "ui.components": Key("any", "components that plugins may render", '["Chart", "Table"]'),
     "market.url": Key("`sqlite:///<state_dir>/market.db`", "submissions, purchases, statements"),
     "market.index": Key(

@@ -31,6 +31,7 @@ from apex_exec.daemon.hosts.connections import Peer
 from apex_exec.daemon.hosts.host_methods import HostMethods
 from apex_exec.daemon.running_calls import MARGIN_NS, Asked, Running
 from apex_exec.daemon.sides.side_process import SideProcess
+from apex_exec.daemon.sides.trace_feed import note_api
 from apex_exec.executor.links.worker_link import WorkerLink
 from apex_exec.gateway import messages
 from apex_exec.ledger.chain import own_chain
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
     from apex_exec.daemon.tenants import Tenants
     from apex_exec.executor.links.overhead import Overhead
     from apex_exec.observe.metrics import Metrics
+    from apex_exec.observe.traces.messages import Call
 
 CALLS_ABUSE = 4 * CALLS_MAX
 """Kill a plugin that keeps calling after this many refusals: that is abuse, not a bug."""
@@ -54,6 +56,7 @@ STRAYS_MAX = 1000
 """How many API calls in the name of calls that were answered before we tolerate while another call runs."""
 BYTES_MAX = 16 * 1024 * 1024
 """Parameters and results of one invocation, in all."""
+NO_FACTS: Mapping[str, Any] = {}
 FREE_CONTAINERS = CONTAINERS_MAX // CALLS_MAX
 """Parameters that are too short to have more lists and maps than this are not counted."""
 
@@ -125,6 +128,8 @@ class ApiCalls:
         """In a fleet: how long the window of a plugin's requests stays closed at this node, by plugin and time."""
         self.came_from: Callable[[int], Peer | None] | None = None
         """In a fleet: the node that a call came from, by the call's number."""
+        self.spans: Mapping[int, Call] = {}
+        """The calls that are traced; set if traces are exported."""
         self.duty = Duty("API calls that nobody answered", NEVER_NS, self._expire)
 
     # ------------------------------------------------------------------ one call
@@ -145,6 +150,8 @@ class ApiCalls:
         asked = Asked(self._next_number, message.api_id, link, request.call, request.plugin, request.user_id,
                       message.method, message.method, now_ns)
         self._next_number += 1
+        if self.spans:
+            asked.span = self.spans.get(request.call)
         running.open[asked.api_id] = asked
         self._decide(asked, running, message, request.deadline_ns)
 
@@ -307,7 +314,8 @@ class ApiCalls:
         sent = self._tell(messages.Call(
             asked.number, asked.method, asked.plugin, asked.user_id, spec.tables, spec.network_allow, due_ns,
             bytes(message.params), spec.limits.cpu_percent / 100, "data:read" in spec.permissions,
-            self._plugin_settings.injected(spec, asked.user_id) if spec.settings and asked.method == "fetch" else ()))
+            self._plugin_settings.injected(spec, asked.user_id) if spec.settings and asked.method == "fetch" else (),
+            asked.span is not None))
         if sent:
             self._asked[asked.number] = asked
         else:
@@ -379,7 +387,7 @@ class ApiCalls:
                 self._refuse(asked, "too_large", f"the results of one invocation have at most {BYTES_MAX} bytes; "
                                                 "the call was made")
                 return
-        self._close(asked, "ok")
+        self._close(asked, "ok", facts)
         if not recorded:
             self._record(asked, event_of(asked.method), "success", facts)
         self._send(asked.link, inner.ApiReply(asked.api_id, True, msgspec.Raw(value)))
@@ -402,8 +410,10 @@ class ApiCalls:
         self._record(asked, event or event_of(asked.method), result, facts)
         self._answer(asked.link, asked.api_id, code, message, retry_after_ms)
 
-    def _close(self, asked: Asked, outcome: str) -> None:
+    def _close(self, asked: Asked, outcome: str, facts: Mapping[str, Any] = NO_FACTS) -> None:
         """Forgets the API call, and counts it by its outcome."""
+        if asked.span is not None:
+            note_api(asked.span, asked, outcome, facts)
         self._asked.pop(asked.number, None)
         running = self._running.get(asked.call)
         if running is not None:
@@ -452,6 +462,7 @@ class ApiCalls:
             self._asked.pop(asked.number, None)
             return
         begun_ns = time.thread_time_ns()
+        asked.work = message.work
         self._done(asked, message.value, message.facts, recorded=is_write(asked.method))
         self._charge(asked.plugin, time.thread_time_ns() - begun_ns)
 
@@ -465,6 +476,7 @@ class ApiCalls:
         if asked is None:
             return
         code, text = message.code, message.message
+        asked.work = message.work
         if asked.is_over:
             self._failed_late(asked, code)
         elif code == "rate_limited":
@@ -545,6 +557,8 @@ class ApiCalls:
             if running is not None:
                 running.open.pop(asked.api_id, None)
                 running.refused.add(code)
+            if asked.span is not None:
+                note_api(asked.span, asked, code, NO_FACTS)
             self._answer(asked.link, asked.api_id, code, message)
             return
         self._refuse(asked, code, message)

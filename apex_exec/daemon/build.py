@@ -74,8 +74,9 @@ log = logging.getLogger("apex_exec")
 
 SLEEP_SECONDS = 30.0
 """After the start, when side processes that nobody has needed yet are started all the same: the registrar of a daemon
-without a registry, which notes the ledger's head once a minute, the process that checks large results, and the exporter
-if nobody has asked for metrics yet. Each costs up to a second of CPU, which the first answers should not wait for."""
+without a registry, which notes the ledger's head once a minute, the process that checks large results, the exporter if
+nobody has asked for metrics yet, and the one that exports traces if no call was traced yet. Each costs up to a second
+of CPU, which the first answers should not wait for."""
 
 
 
@@ -137,7 +138,7 @@ def build_daemon(ground: Ground, reread: Callable[[], Settings]) -> Parts:
         peers=service.peers, requests=service.requests, api=service.api, audit=service.audit,
         supervisor=service.supervisor, monitoring=monitoring,
         duties=(service.audit.duty, monitoring, service.api.duty, service.places.duty, service.tenants.duty,
-                feed.duty),
+                feed.duty, *(() if service.table.tracing is None else (service.table.tracing.duty,))),
         admin=administration.admin)
     loop.every(1.0, service.supervisor.upkeep)
     loop.every(MEASURE_SECONDS, service.gauges.measure)
@@ -154,6 +155,8 @@ def build_daemon(ground: Ground, reread: Callable[[], Settings]) -> Parts:
     has_gateway = settings.data.tables or settings.fetch.allow
     attach(loop, service.api.side, 0.0 if has_gateway else math.inf, metrics, logs)
     attach(loop, feed.side, SLEEP_SECONDS, metrics, logs)
+    if service.table.tracing is not None:
+        attach(loop, service.table.tracing.side, SLEEP_SECONDS, metrics, logs)
     if service.fleet is not None:
         attach(loop, service.fleet.fleet.side, 0.0, metrics, logs)
     administration.plugins.replace("folder", ground.found.specs)
@@ -192,6 +195,10 @@ def _make_service(ground: Ground) -> Service:
     places = AuthorPlaces(workers.overhead, loop, ground.source)
     workers.neighbours.locate = places.submit_line
     table = PendingTable()
+    if settings.traces.endpoint:
+        from apex_exec.daemon.sides.trace_feed import TraceFeed
+
+        table.tracing, api.spans = TraceFeed(settings, loop, metrics), table.spans
     replies = Replies(table, audit)
     dispatches = DispatchRuns(pool, table, replies, driver.step, plugin_settings, tenants)
     verdicts = Verdicts(
@@ -254,7 +261,7 @@ def _make_administration(ground: Ground, service: Service, reread: Callable[[], 
     reloader = Reloader(in_force, reread, Changeable(
         step=driver.step, fds=ground.fds, requests=requests, workers=workers,
         api=service.api, governing=service.governing, sandboxing=ground.sandboxing, logs=logs, registrar=registrar,
-        plugins=plugins, source=ground.source, tcp_hosts=service.tcp_hosts))
+        plugins=plugins, source=ground.source, tcp_hosts=service.tcp_hosts, tracing=service.table.tracing))
     orders = Orders(supervisor, reloader, in_force, ground.notifier, metrics)
     registrar_table.register_all()
     figures = Figures(supervisor, {

@@ -149,7 +149,8 @@ def _end(parts: Parts) -> int:
 
     for step in (service.workers.forks.close, service.governing.close, records, service.requests.end,
                  service.peers.close, parts.administration.admin.peers.close,
-                 *(part.close for part in (service.tcp_hosts, service.fleet) if part is not None), sides):
+                 *(part.close for part in (service.tcp_hosts, service.fleet, service.table.tracing)
+                   if part is not None), sides):
         try:
             step()
         except Exception:

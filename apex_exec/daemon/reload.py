@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from apex_exec.daemon.hosts.requests import Requests
     from apex_exec.daemon.hosts.tcp_hosts import TcpHosts
     from apex_exec.daemon.plugin_sources import PluginSources
+    from apex_exec.daemon.sides.trace_feed import TraceFeed
     from apex_exec.executor.jails import Sandboxing
     from apex_exec.executor.local import LocalExecutor
     from apex_exec.executor.resource_monitor import Governing
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
 @dataclass(frozen=True, kw_only=True)
 class Changeable:
     """The parts that a reload changes. ``fds`` is how many descriptors there may be; ``tcp_hosts`` is None if hosts are
-    served on a unix socket."""
+    served on a unix socket, ``tracing`` if no traces are exported."""
 
     step: Callable[[ev.Event, int], None]
     fds: int
@@ -51,6 +52,7 @@ class Changeable:
     plugins: PluginSources
     source: BundleSource
     tcp_hosts: TcpHosts | None
+    tracing: TraceFeed | None
 
 
 Applier = Callable[[Changeable, Settings], None]
@@ -91,6 +93,11 @@ def _log(parts: Changeable, settings: Settings) -> None:
     parts.logs.plugin_lines_per_second = settings.log.plugin_lines_per_second
 
 
+def _traced_share(parts: Changeable, settings: Settings) -> None:
+    if parts.tracing is not None:
+        parts.tracing.sampler.ratio = settings.traces.sample_ratio
+
+
 RELOADABLE: dict[str, Applier] = {
     "plugins_dir": _with_every_reload,
     "drain_seconds": _when_read,
@@ -115,6 +122,7 @@ RELOADABLE: dict[str, Applier] = {
     "recycle.growth_mb": _pool,
     "log.level": _log,
     "log.plugin_lines_per_second": _log,
+    "traces.sample_ratio": _traced_share,
     "admin.roles": _with_every_reload,
 }
 """What SIGHUP and ``daemon.reload`` apply, by key; besides, each reload reads ``plugins_dir`` and the client keys of

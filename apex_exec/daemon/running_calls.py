@@ -9,6 +9,7 @@ import msgspec
 from apex_exec.core.effects import Effects
 from apex_exec.core.limits import MS_NS
 from apex_exec.executor.links.worker_link import WorkerLink
+from apex_exec.observe.traces.messages import Call, Work
 from workers.effect_rules import REFUSALS_RECORDED
 
 MARGIN_NS = 150 * MS_NS
@@ -23,7 +24,8 @@ has time left to react."""
 class Asked(msgspec.Struct, gc=False):
     """One API call without its answer. ``number`` is our number for it, ``api_id`` the worker's. ``host_call`` is the
     number of the call to a host, 0 if no host was called. ``is_over`` says that the invocation has ended, and that only
-    the record of a write is still open."""
+    the record of a write is still open. ``span`` is there if the call is traced; ``work`` then says when a database or
+    a server was at work for it."""
 
     number: int
     api_id: int
@@ -36,6 +38,8 @@ class Asked(msgspec.Struct, gc=False):
     begun_ns: int
     host_call: int = 0
     is_over: bool = False
+    span: Call | None = None
+    work: Work | None = None
 
 
 class Running:

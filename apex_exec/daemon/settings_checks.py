@@ -24,6 +24,10 @@ def check_settings(settings: Settings) -> None:
     check_extras(settings)
     check_fetch(settings)
     check_fleet(settings)
+    if settings.traces.endpoint:
+        from apex_exec.observe.traces.target import check_target  # the modules that read URLs are for those who need it
+
+        check_target(settings.traces)
     tables_of(settings)
     others = {"audit.url": settings.audit.url, "registry.url": settings.registry.url, "market.url": settings.market.url}
     for key, url in others.items():
@@ -56,6 +60,8 @@ def check_extras(settings: Settings) -> None:
         extras.need("registry", needed)
     if settings.fleet.engine != "none":
         extras.need("registry", "fleet.engine")
+    if settings.traces.endpoint:
+        extras.need("otel", "traces.endpoint")
     for key, url in (("registry.url", settings.registry.url), ("market.url", settings.market.url)):
         if POSTGRES.match(url):
             extras.need("postgres", key)

@@ -60,7 +60,8 @@ def document() -> dict[str, Any]:
     keyed = [_header("Idempotency-Key", "string", "Sends this request once: the same answer while the key lives."),
              _header("Deadline-Ms", "integer", "Milliseconds for queue, start and run; the nearer of this and "
                      "`deadlineMs` counts."),
-             _header("traceparent", "string", "W3C Trace Context; it stands in the ledger.")]
+             _header("traceparent", "string", "W3C Trace Context; it stands in the ledger, and the daemon's spans "
+                     "are below it if it exports traces.")]
     user = {"name": "userId", "in": "query", "schema": {"type": "string"},
             "description": "Those enabled for this user; default: the token's own."}
     after = {"name": "after", "in": "query", "schema": {"type": "integer", "minimum": 0},

@@ -21,10 +21,13 @@ class Cost:
     """The CPU nanoseconds of one call so far. No two threads add at the same time: a call runs in one place at a time.
     """
 
-    __slots__ = ("cpu_ns",)
+    __slots__ = ("cpu_ns", "is_traced", "work")
 
-    def __init__(self) -> None:
+    def __init__(self, is_traced: bool = False) -> None:
         self.cpu_ns = 0
+        self.is_traced = is_traced
+        self.work: tuple[int, int] | None = None
+        """From when to when (CLOCK_MONOTONIC, ns) a database or a server was at work for the call, if it is traced."""
 
 
 COST: ContextVar[Cost | None] = ContextVar("cost", default=None)
@@ -41,6 +44,20 @@ def counted() -> Iterator[None]:
     finally:
         if cost is not None:
             cost.cpu_ns += time.thread_time_ns() - begun_ns
+
+
+@contextmanager
+def at_work() -> Iterator[None]:
+    """Notes when the block began and ended, if the call is traced: a database or a server is at work for it then."""
+    cost = COST.get()
+    if cost is None or not cost.is_traced:
+        yield
+        return
+    begun_ns = time.monotonic_ns() if cost.work is None else cost.work[0]
+    try:
+        yield
+    finally:
+        cost.work = (begun_ns, time.monotonic_ns())
 
 
 @types.coroutine

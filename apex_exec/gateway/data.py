@@ -11,7 +11,7 @@ from apex_exec import extras
 from apex_exec.catalogue.methods import Delete, Insert, Query, Update, Upsert
 from apex_exec.common.sqlite import path_of
 from apex_exec.errors import ConfigError
-from apex_exec.gateway.costs import counted
+from apex_exec.gateway.costs import at_work, counted
 from apex_exec.gateway.failure import ApiFailure
 from apex_exec.gateway.messages import Written
 from apex_exec.gateway.outbox import Keeper, Outbox, Outgoing
@@ -93,7 +93,8 @@ class Data:
             compiled = await self._compiler.compile_by(self._parser, plugin, share, request.sql, named)
             values = compiled.values(list(request.params), user_id)
             try:
-                rows, count = await self._backend.query(compiled, values, user_id, due_ns)
+                with at_work():
+                    rows, count = await self._backend.query(compiled, values, user_id, due_ns)
             except ApiFailure as failure:
                 if (again or not compiled.guarded or failure.code != "column_not_allowed"
                         or not await self._look(due_ns, anew=True)):
@@ -140,7 +141,8 @@ class Data:
         with counted():
             write = compile_write(request, self._tables, named, user_id)
             record = Outbox.record(write, user_id, plugin)
-        count, rows = await self._backend.write(write, record, user_id, due_ns)
+        with at_work():
+            count, rows = await self._backend.write(write, record, user_id, due_ns)
         self.outbox.give(record.written())
         value: dict[str, Any] = {"rowCount": count}
         if rows is not None:

@@ -25,6 +25,8 @@ class Call(msgspec.Struct, array_like=True, tag="call"):
     """Whether the plugin has data:read: a write that returns rows which were there before reads them."""
     secrets: tuple[tuple[str, str, str, str, tuple[str, ...]], ...] = ()
     """Of a fetch, what is added to its requests: (setting, header, the header's value, the secret, hosts) each."""
+    is_traced: bool = False
+    """Whether the answer is to say when a database or a server was at work."""
 
 
 class Cancel(msgspec.Struct, array_like=True, tag="cancel", gc=False):
@@ -60,6 +62,8 @@ class Done(msgspec.Struct, array_like=True, tag="done"):
     id: int
     value: bytes
     facts: dict[str, Any]
+    work: tuple[int, int] | None = None
+    """From when to when (CLOCK_MONOTONIC, ns) a database or a server was at work, if the call is traced."""
 
 
 class Failed(msgspec.Struct, array_like=True, tag="failed"):
@@ -69,6 +73,8 @@ class Failed(msgspec.Struct, array_like=True, tag="failed"):
     code: str
     message: str = ""
     retry_after_ms: int = 0
+    work: tuple[int, int] | None = None
+    """As in ``Done``."""
 
 
 class TenantsFound(msgspec.Struct, array_like=True, tag="tenants_found"):

@@ -23,7 +23,7 @@ from apex_exec.common.sqlite import path_of
 from apex_exec.core.fair import FairQueue
 from apex_exec.core.limits import MS_NS
 from apex_exec.gateway import messages
-from apex_exec.gateway.costs import COST, Cost, counted, stepped
+from apex_exec.gateway.costs import COST, Cost, at_work, counted, stepped
 from apex_exec.gateway.failure import ApiFailure
 from apex_exec.gateway.messages import Call
 from apex_exec.gateway.sql.tables import Table, read_tables
@@ -178,13 +178,14 @@ class Router:
             return
         spent_ns = 0
         if self._is_local and call.method == "query" and self._data is not None and self._at_once_ns > 0:
-            begun_ns = time.thread_time_ns()
-            answer = self._query_at_once(self._data, call, time.monotonic_ns())
+            now_ns, begun_ns = time.monotonic_ns(), time.thread_time_ns()
+            answer = self._query_at_once(self._data, call, now_ns)
             spent_ns = time.thread_time_ns() - begun_ns
             self._count_at_once(spent_ns)
             if answer is not None:
                 self._charge(call, spent_ns)
-                self._send(messages.Done(call.id, *answer))
+                work = (now_ns, time.monotonic_ns()) if call.is_traced else None
+                self._send(messages.Done(call.id, *answer, work))
                 return
         task = self._tasks[call.id] = asyncio.ensure_future(self._run(call, spent_ns))
         self._held[call.plugin] += 1
@@ -261,10 +262,10 @@ class Router:
 
     async def _run(self, call: Call, spent_ns: int) -> None:
         """Answers a call that has cost ``spent_ns`` already."""
-        cost = Cost()
+        cost = Cost(call.is_traced)
         cost.cpu_ns = spent_ns
         COST.set(cost)
-        answer: msgspec.Struct | None = None
+        answer: messages.Done | messages.Failed | None = None
         try:
             async with asyncio.timeout(max(0.0, (call.due_ns - time.monotonic_ns()) / 1e9)):
                 await self._turn(call)
@@ -285,6 +286,7 @@ class Router:
             self._passes.pop(call.id, None)
             self._charge(call, cost.cpu_ns)
             if answer is not None:
+                answer.work = cost.work
                 self._send(answer)
 
     async def _turn(self, call: Call) -> None:
@@ -301,8 +303,9 @@ class Router:
         return await HANDLERS[call.method](self, call, request)
 
     async def _fetch(self, call: Call, request: Any) -> Answer:
-        reply, facts = await stepped(self.fetcher.fetch(request, call.hosts, lambda: self._may_hop(call),
-                                                         call.secrets))
+        with at_work():
+            reply, facts = await stepped(self.fetcher.fetch(request, call.hosts, lambda: self._may_hop(call),
+                                                            call.secrets))
         with counted():
             return _encode(reply), facts
 
@@ -319,7 +322,8 @@ class Router:
 
     async def _keeps(self, call: Call, request: Any) -> Answer:
         async with self._place(call):
-            return await self.storage.answer(call, request)
+            with at_work():
+                return await self.storage.answer(call, request)
 
     @contextlib.asynccontextmanager
     async def _place(self, call: Call) -> AsyncIterator[None]:

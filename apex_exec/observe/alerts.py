@@ -106,6 +106,11 @@ ALERTS = (
           "{P}market_index_expires_timestamp_seconds{J} > 0",
           "the marketplace's index expires within a day",
           "Its operator publishes a new one: `apex-exec market publish`."),
+    Alert("ApexExecTracesLost", "info", 10,
+          'sum by (outcome) (increase({P}trace_spans_total{J,outcome!="exported"}[15m])) > 0',
+          "spans of traced calls are lost: {{ $labels.outcome }}",
+          "`undelivered`: the log says why `traces.endpoint` takes none; `dropped`: it takes fewer than there are, so "
+          "lower `traces.sample_ratio`, or have hosts sample fewer calls."),
     Alert("ApexExecTicketsNear", "warning", 1, '{P}market_tickets{J,state="near"} > 0',
           "{{ $value }} tickets of paid plugins have to be answered within four hours",
           "The page Support of the console has them first; an author answers with `market ticket respond`."),

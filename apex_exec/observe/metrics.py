@@ -97,7 +97,7 @@ METRICS = _table(
            ("duty",)),
     Metric("side_process_restarts_total", "counter",
            "Deaths of the processes beside the loop, each followed by a restart: ledger, checks, places, registrar, "
-           "gateway, exporter.", ("process",)),
+           "gateway, exporter, traces.", ("process",)),
     Metric("market_index_refreshes_total", "counter",
            "Checks of the marketplace's index by outcome: ok, not_fetched, rolled_back, expired, refused.",
            ("outcome",)),
@@ -116,6 +116,8 @@ METRICS = _table(
            "How old what is served of a registry on a server may be: the time since it was last known to be current."),
     Metric("chain_unshipped_events", "gauge",
            "Events of this daemon's ledger that the marketplace's server does not have yet."),
+    Metric("trace_spans_total", "counter", "Spans of traced calls by outcome: exported, undelivered (the endpoint was "
+           "away or refused them), dropped (there was no room to wait).", ("outcome",)),
     Metric("protocol_anomalies_total", "counter", "Messages that a correct peer never sends.", ("kind",)),
 )
 

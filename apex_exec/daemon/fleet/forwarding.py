@@ -178,8 +178,9 @@ class FleetRequests(Requests):
         if self.fleet.owner(plugin) == self.fleet.name:
             return False
         self._table.traces.pop(call, None)  # the node that runs it has it on record
+        self._table.spans.pop(call, None)
         request = msg.Invoke(id=0, plugin=plugin, action=run.hook, user_id=run.user_id, payload=payload,
-                             traceparent=run.traceparent or None)
+                             traceparent=run.handed_on or None)
         number = self._parts[call] = self._note(_Out(request, deadline_ns, None, run, call))
         self._send(number, max(1, (deadline_ns - now_ns) // MS_NS), now_ns)
         return True

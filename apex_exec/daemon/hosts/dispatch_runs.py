@@ -17,6 +17,8 @@ from apex_exec.daemon.hosts.pending_table import Pending, PendingTable
 from apex_exec.daemon.hosts.replies import Replies
 from apex_exec.errors import Code, WireError, is_retryable
 from apex_exec.executor.outcome import Settled
+from apex_exec.observe.traces.messages import Call as SpanOfCall
+from apex_exec.observe.traces.messages import Dispatch as SpanOfDispatch
 from apex_exec.wire import hooks
 from apex_exec.wire import messages as msg
 from apex_exec.wire.values import decode_any
@@ -33,7 +35,8 @@ _encode = msgspec.msgpack.Encoder().encode
 class Run:
     """One dispatch: its course, the outcomes so far, and the calls that are out."""
 
-    __slots__ = ("call", "course", "hook", "open", "order", "outcomes", "pending", "traceparent", "user_id")
+    __slots__ = ("call", "course", "hook", "open", "order", "outcomes", "pending", "span", "traceparent",
+                 "user_id")
 
     def __init__(self, call: int, course: Dispatch, hook: str, user_id: str, order: list[str],
                  pending: Pending, traceparent: str) -> None:
@@ -44,8 +47,14 @@ class Run:
         self.order = order
         self.pending = pending
         self.traceparent = traceparent
+        self.span: SpanOfDispatch | None = None
         self.outcomes: dict[str, msg.Outcome] = {}
         self.open: set[int] = set()
+
+    @property
+    def handed_on(self) -> str:
+        """The traceparent for a node that runs a part."""
+        return self.traceparent if self.span is None else self.span.traceparent
 
 
 class Elsewhere(Protocol):
@@ -117,6 +126,8 @@ class DispatchRuns:
             run.open.add(call)
             if run.traceparent:
                 self._table.traces[call] = run.traceparent
+            if run.span is not None:
+                self._table.spans[call] = SpanOfCall(run.span.trace_id, run.span.span_id, now_ns, is_part=True)
             spec = self._pool.spec(part.plugin)
             timeout_ns = spec.limits.timeout_ms * MS_NS if spec else 0
             deadline_ns = min(part.deadline_ns, now_ns + timeout_ns)
@@ -167,12 +178,17 @@ class DispatchRuns:
     def _conclude(self, run: Run) -> None:
         if not run.course.finished or self._runs.pop(run.call, None) is None:
             return
+        self._end_span(run, "")
         outcomes = [run.outcomes[plugin] for plugin in run.order if plugin in run.outcomes]
         self._replies.finish(run.pending, _encode(msg.Dispatched(
             id=run.pending.id, action=run.hook, result=run.course.result(), outcomes=outcomes,
             partial=run.course.partial)), all(
                 outcome.error is not msgspec.UNSET and outcome.error.code == Code.AUDIT_UNAVAILABLE
                 for outcome in outcomes))
+
+    def _end_span(self, run: Run, code: str) -> None:
+        if run.span is not None and self._table.tracing is not None:
+            self._table.tracing.end_dispatch(run.span, len(run.outcomes) + len(run.open), code)
 
     def pending(self) -> list[int]:
         """Those without their reply."""
@@ -181,6 +197,7 @@ class DispatchRuns:
     def cancel(self, call: int, now_ns: int) -> None:
         """Ends a dispatch: its parts are cancelled, its caller gets CANCELLED."""
         run = self._runs.pop(call)
+        self._end_span(run, Code.CANCELLED)
         started = bool(run.outcomes or run.open)
         for part in list(run.open):
             if self.elsewhere is None or not self.elsewhere.cancel_part(part):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -11,6 +11,10 @@ from apex_exec.core.actions import Verdict
 from apex_exec.daemon.hosts.connections import Peer
 from apex_exec.errors import Code, WireError
 from apex_exec.executor.outcome import Settled
+
+if TYPE_CHECKING:
+    from apex_exec.daemon.sides.trace_feed import TraceFeed
+    from apex_exec.observe.traces.messages import Call
 
 LARGE_BYTES_MAX = 256 * 1024 * 1024
 """How many bytes all large requests without a reply may have; one more is OVERLOADED. Small ones are bounded by number.
@@ -37,6 +41,10 @@ class PendingTable:
         """Invocations of hosts. The calls of a dispatch are in ``dispatch_runs``."""
         self.traces: dict[int, str] = {}
         """The traceparent of those calls that came with one."""
+        self.tracing: TraceFeed | None = None
+        """None if the daemon exports no traces."""
+        self.spans: dict[int, Call] = {}
+        """What is known so far of those calls that are traced."""
         self.watched: dict[int, Watcher] = {}
         """The daemon's own calls, each with the function that gets the outcome in place of a host."""
         self.next_call = 1

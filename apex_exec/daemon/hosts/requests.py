@@ -169,6 +169,8 @@ class Requests:
             refusal = (Code.SHUTTING_DOWN, self.draining, {})
         if refusal is not None:
             self._refuse(peer, frames, request, refusal)
+            if self._table.tracing is not None:
+                self._table.tracing.refused(request.traceparent, spec.id, spec.version, request.action, refusal[0])
             return
         timeout_ms = spec.limits.timeout_ms
         if request.deadline_ms is not None and request.deadline_ms < timeout_ms:
@@ -180,6 +182,8 @@ class Requests:
         self._calls[call] = Pending(peer, frames, request.id)
         if request.traceparent:
             table.traces[call] = request.traceparent[:64]
+        if table.tracing is not None and (span := table.tracing.begin(request.traceparent, now_ns)) is not None:
+            table.spans[call] = span
         deadline_ns = now_ns + timeout_ms * MS_NS
         if spec.settings and self._plugin_settings.has_tenants(spec.id):
             self._tenants.submit(ev.InvokeRequested(
@@ -207,7 +211,10 @@ class Requests:
         peer.pending[request.id] = call
         trace = (request.traceparent or "")[:64]
         pending = Pending(peer, frames, request.id)
-        self._dispatches.begin(Run(call, course, request.action, user_id, order, pending, trace), now_ns)
+        run = Run(call, course, request.action, user_id, order, pending, trace)
+        if self._table.tracing is not None:
+            run.span = self._table.tracing.begin_dispatch(request.traceparent, request.action, now_ns)
+        self._dispatches.begin(run, now_ns)
 
     # ------------------------------------------------------------------ ends
     def cancel(self, call: int) -> None:

@@ -84,6 +84,7 @@ class Verdicts:
         """The verdict could not be delivered: the outcome is INTERNAL for the one who asked for the call, unless it had
         its outcome already."""
         self._traces.pop(verdict.call, None)
+        self._table.spans.pop(verdict.call, None)
         pending = self._calls.pop(verdict.call, None)
         if pending is None:
             self._settled(verdict, Settled(Code.INTERNAL, UNDELIVERED, {}, msg.Usage()), [])
@@ -144,6 +145,8 @@ class Verdicts:
 
     def _check_elsewhere(self, verdict: Verdict, result: bytes, used: Used) -> None:
         """Has a result that takes long to check checked outside the loop; the verdict is concluded after that."""
+        self._note_judged(verdict)
+
         def checked(code: str, message: str, details: dict[str, Any], cpu_ns: int) -> None:
             used.host_ns += cpu_ns
             try:
@@ -162,6 +165,7 @@ class Verdicts:
         spec = self._pool.spec_of(verdict.plugin, verdict.worker)
         if spec is None or verdict.call in self._table.watched:
             return False
+        self._note_judged(verdict)
 
         def located(text: str, cpu_ns: int) -> None:
             body.traceback = text
@@ -173,6 +177,11 @@ class Verdicts:
                 self.untold(verdict)
 
         return self._places.submit(spec, body.traceback, located, _clock_ns())
+
+    def _note_judged(self, verdict: Verdict) -> None:
+        """If the call is traced: its worker is done, and what follows is the check's time."""
+        if (span := self._table.spans.get(verdict.call)) is not None:
+            span.judged_ns = _clock_ns()
 
     def _tell_failure(self, verdict: Verdict, outcome: Settled) -> None:
         """Counts a call that failed by its plugin's fault, and writes the failure with its traceback to the daemon's
@@ -218,6 +227,10 @@ class Verdicts:
             self._replies.last_record = self._audit.execution(
                 verdict.user_id, verdict.plugin, verdict.hook, code, verdict.run_ns, used.memory_mb, trace,
                 used.cpu_ns, used.host_ns)
+        tracing = self._table.tracing
+        if tracing is not None and (span := self._table.spans.pop(call, None)) is not None:
+            spec = self._pool.spec_of(verdict.plugin, verdict.worker)
+            tracing.end(span, verdict, code, "" if spec is None else spec.version, used)
         pending = self._calls.pop(call, None)
         if pending is None:
             self._settled(verdict, outcome, effects)
