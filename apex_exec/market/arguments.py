@@ -90,10 +90,12 @@ class Mine(_Args):
 
 
 class Publish(_Args):
-    """Publishes an approved submission; 0 only signs the index anew."""
+    """Publishes an approved submission; 0 only signs the index anew. With ``percent``, 1 to 100, it is offered to that
+    share of the customers, or a release that is in stages goes on to that share; 0 is everybody at once."""
 
     submission: int = 0
     publisher: str = ""
+    percent: Annotated[int, Meta(ge=0, le=100)] = 0
 
 
 class Revoke(_Args):

@@ -47,6 +47,7 @@ from apex_exec.market.money import chains, contracts, invoices, pages, reports, 
 from apex_exec.market.money.metering import Key, Usage
 from apex_exec.market.money.months import NS
 from apex_exec.market.money.statements import Line, statement, to_csv
+from apex_exec.market.releases import stages
 from apex_exec.market.review import authors, comments, source
 from apex_exec.market.review import submissions as subs
 from apex_exec.market.review.workflow import Machine, Reviewing
@@ -155,13 +156,15 @@ class Operations:
             prices = [{"fromNs": one.from_ns, **msgspec.to_builtins(one.price)}
                       for one in subs.price_history(db, args.plugin)]
             found = msgspec.json.decode(offer.result) if offer.result else {}
+            percents = {release.digest: release.percent for release in stages.every(db)}
             entry = self.shop.entry(db, offer)
             return {**self.shop.about(offer), "id": offer.plugin, "name": entry.name, "permissions": entry.permissions,
                     "publishedNs": entry.published_ns,
                     "version": offer.version, "digest": offer.digest, "author": offer.author,
                     "state": offer.state, "prices": prices, "contact": offer.contact,
                     "responseHours": offer.sla_hours, "coverage": found.get("coverage", ""),
-                    "versions": [{"version": one.version, "state": one.state}
+                    "versions": [{"version": one.version, "state": one.state,
+                                  "percent": percents.get(one.digest, 100)}
                                  for one in subs.offered(db, args.plugin)]}
 
         return self.shop.read(work)
@@ -180,14 +183,15 @@ class Operations:
         now_ns = self.shop.now_ns()
         keys = context.store.transact(lambda db: registry.market_keys(db, now_ns))
         index: Index = self.shop.take_index(args.place, args.index, keys)
+        customer = self.shop.customer
         if not args.plugin:
-            return [public_facts(entry) for entry in search(index, args.words)]
-        entry = find(index, args.plugin, args.version)
+            return [public_facts(entry) for entry in search(index, args.words, customer)]
+        entry = find(index, args.plugin, args.version, customer)
         return {**public_facts(entry), "path": entry.path, "size": entry.size, "sha256": entry.sha256}
 
     def publish(self, context: Context, args: Publish) -> Any:
         """See ``Reviewing.publish``. A price that begins with this publication applies at once."""
-        done = self.reviewing.publish(args.submission, args.publisher, context.uid)
+        done = self.reviewing.publish(args.submission, args.publisher, context.uid, args.percent)
         self.entitlements.settle(context)
         return done
 

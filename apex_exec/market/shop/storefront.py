@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import logging
+import secrets
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -35,6 +36,7 @@ from apex_exec.market.money.months import NS, month_interval, parse_month
 from apex_exec.market.money.shipping import Shipper
 from apex_exec.market.money.statements import Hosted
 from apex_exec.market.progress import LOOK_EVERY, Progress
+from apex_exec.market.releases import stages
 from apex_exec.market.review import submissions as subs
 from apex_exec.market.review.submissions import Submission
 from apex_exec.market.shop.files import PUBLIC_KEY, SharedFiles
@@ -242,8 +244,22 @@ class Shop:
         """What is published now, as an index that is not signed: version 0."""
         entries = {row.submission: msgspec.json.decode(row.entry, type=Entry)
                    for row in db.execute(sa.select(publications))}
+        percents = {release.digest: release.percent for release in stages.every(db)}
         return Index(0, now_ns, now_ns + LIFETIME_NS, [
-            msgspec.structs.replace(entries[one.id], state=one.state) for one in subs.offered(db)])
+            msgspec.structs.replace(entries[one.id], state=one.state, percent=percents.get(one.digest, 100))
+            for one in subs.offered(db)])
+
+    @cached_property
+    def customer(self) -> str:
+        """What this daemon is as a customer of a marketplace that it installs from: ``market.customer``, otherwise a
+        random id that is made once and that daemons with one store share. It decides which stage of a release includes
+        it. Raises Refusal, OSError."""
+        if self.settings.market.customer:
+            return " ".join(self.settings.market.customer.casefold().split())
+        path = self.folder / "installation"
+        if not path.exists():
+            write_whole(path, secrets.token_hex(16).encode())
+        return self.files.put_first("installation", path.read_bytes(), self.now_ns()).decode("ascii", "replace")
 
     def take_index(self, place: str, data: bytes, keys: dict[str, str], *, expired: bool = False) -> Index:
         """An index fetched from ``place``, checked against the newest one seen from there. Raises Refusal.
