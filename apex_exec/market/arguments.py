@@ -98,6 +98,15 @@ class Publish(_Args):
     percent: Annotated[int, Meta(ge=0, le=100)] = 0
 
 
+class Halt(_Args):
+    """Halts a release that goes out in stages, or lets one go on that was halted; without ``version`` the latest."""
+
+    plugin: str
+    reason: str
+    actor: str
+    version: str = ""
+
+
 class Revoke(_Args):
     """Takes a version, or all of them, off the market; ``deprecate`` only stops new sales."""
 
@@ -266,6 +275,8 @@ OPERATIONS = (
               "Counter-signs an approved bundle, writes it and the signed index.", lane="slow"),
     Operation("market.revoke", Revoke,
               "Takes a plugin off the market and stops it where it is installed; or deprecates it."),
+    Operation("market.halt", Halt, "Halts a release that goes out in stages: it is offered to nobody."),
+    Operation("market.resume", Halt, "Lets a halted release go on at the share that it had reached."),
     Operation("market.search", Search, "Searches the offers of this marketplace."),
     Operation("market.show", Plugin, "Shows one plugin on offer: versions, price and price history."),
     Operation("market.picture", Picture, "The icon or a screenshot of a plugin on offer, as bytes."),

@@ -48,6 +48,7 @@ from apex_exec.market.money.metering import Key, Usage
 from apex_exec.market.money.months import NS
 from apex_exec.market.money.statements import Line, statement, to_csv
 from apex_exec.market.releases import stages
+from apex_exec.market.releases.watching import Watching
 from apex_exec.market.review import authors, comments, source
 from apex_exec.market.review import submissions as subs
 from apex_exec.market.review.workflow import Machine, Reviewing
@@ -76,8 +77,9 @@ def _given(context: Context, args: Submit) -> bytes:
 class Operations:
     """The handlers for one shop."""
 
-    def __init__(self, shop: Shop, machine: Machine, entitlements: Entitlements) -> None:
+    def __init__(self, shop: Shop, machine: Machine, entitlements: Entitlements, watching: Watching) -> None:
         self.shop = shop
+        self.watching = watching
         self.reviewing = Reviewing(shop, machine)
         self.entitlements = entitlements
         self.lasting = Lasting(shop, {"billing.report": self._report, "billing.close": self._close},
@@ -101,6 +103,10 @@ class Operations:
                 context, "changes_requested" if args.changes else "rejected", args.submission, args.reviewer,
                 args.reason, args.digest, args.checklist, args.statement, args.signature),
             "market.publish": self.publish,
+            "market.halt": lambda context, args: stages.shown(self.watching.halt(
+                context, args.plugin, args.version, args.reason, args.actor)),
+            "market.resume": lambda context, args: stages.shown(self.watching.resume(
+                context, args.plugin, args.version, args.reason, args.actor)),
             "market.revoke": lambda context, args: review.revoke(
                 context, args.plugin, args.version, args.actor, args.reason, args.deprecate),
             "market.search": self.search, "market.show": self.show, "market.picture": self.picture,
@@ -190,7 +196,10 @@ class Operations:
         return {**public_facts(entry), "path": entry.path, "size": entry.size, "sha256": entry.sha256}
 
     def publish(self, context: Context, args: Publish) -> Any:
-        """See ``Reviewing.publish``. A price that begins with this publication applies at once."""
+        """See ``Reviewing.publish``. A price that begins with this publication applies at once. A release in stages
+        goes on only if its failures so far are known, and are not too many."""
+        if args.submission:
+            self.watching.check_known(context, args.submission)
         done = self.reviewing.publish(args.submission, args.publisher, context.uid, args.percent)
         self.entitlements.settle(context)
         return done

@@ -299,6 +299,16 @@ def list_installs(db: sa.Connection, plugin: str | None = None, limit: int = 100
     return _all(InstallRow, rows)[::-1]
 
 
+SWITCHES = ("install", "upgrade", "rollback", "remove")
+"""The operations of the history after which a plugin serves another version, or none."""
+
+
+def list_switches(db: sa.Connection) -> list[InstallRow]:
+    """Every line of the history that changed which version a plugin serves, oldest first."""
+    query = sa.select(t.installs).where(t.installs.c.operation.in_(SWITCHES)).order_by(t.installs.c.id)
+    return _all(InstallRow, db.execute(query))
+
+
 # ---------------------------------------------------------------------- enablement
 def enabled_for(db: sa.Connection, plugin: str | None = None) -> dict[str, set[str]]:
     """For each plugin, the users for whom it is enabled now; EVERYBODY among them means all users."""

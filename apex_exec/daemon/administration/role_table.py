@@ -21,8 +21,8 @@ OPERATIONS_OF: dict[str, tuple[str, ...]] = {
         "plugin.revokeVersion", "plugin.rollback", "plugin.settings.get", "plugin.settings.set",
         "plugin.settings.unset", "plugin.upgrade", "plugin.verify"),
     "approver": ("plugin.approve", "plugin.deny", "plugin.request", "plugin.revoke"),
-    "reviewer": ("market.approve", "market.comment", "market.publish", "market.read", "market.reject",
-                 "market.review", "market.revoke", "market.source"),
+    "reviewer": ("market.approve", "market.comment", "market.halt", "market.publish", "market.read", "market.reject",
+                 "market.resume", "market.review", "market.revoke", "market.source"),
     "finance": (
         "billing.close", "billing.csv", "billing.enterprise", "billing.months", "billing.page", "billing.report",
         "billing.status", "market.buy", "market.customer", "market.entitle", "market.refund", "market.report"),

@@ -291,7 +291,7 @@ class Shop:
         if self.is_shared:
             self.shipper.ship()
             return self.read(lambda db: chains.usage_of(db, month))
-        path = self._ledger()
+        path = self.ledger
         if not path.exists():
             return {}
         since, until = (datetime.fromtimestamp(seconds, UTC) for seconds in window)
@@ -313,7 +313,7 @@ class Shop:
     @cached_property
     def shipper(self) -> Shipper:
         """Ships this daemon's ledger into the store. Raises LedgerError."""
-        return Shipper(self.engine, self.settings.state_path, self._ledger(), self.settings.node_name,
+        return Shipper(self.engine, self.settings.state_path, self.ledger, self.settings.node_name,
                        self.ledger_ns)
 
     def wait_for_chains(self, month: str, progress: Progress) -> None:
@@ -344,7 +344,7 @@ class Shop:
         """No bill of an open month needs the ids any longer that events of ``month`` and before may hold: it is closed.
         Whatever goes wrong is tried again when the next month is closed."""
         try:
-            forget_plain(self._ledger(), month)
+            forget_plain(self.ledger, month)
         except LedgerError as error:
             log.warning("%s", error)
 
@@ -353,7 +353,7 @@ class Shop:
 
         Walks the whole chain, about 700,000 events a second.
         """
-        path, state = self._ledger(), self.settings.state_path
+        path, state = self.ledger, self.settings.state_path
         if not path.exists() and not (state / HEAD).exists():
             return  # no daemon ever kept a ledger here
         progress = progress or Progress()
@@ -369,7 +369,9 @@ class Shop:
                           f"{finding.kind} at event {finding.seq}: {finding.message}"[:400],
                           hint="apex-exec audit verify; restore the ledger from a backup", code=Code.CONFLICT)
 
-    def _ledger(self) -> Path:
+    @property
+    def ledger(self) -> Path:
+        """This daemon's own ledger, which may not exist yet."""
         return database_path(self.settings.audit.url, self.settings.state_path)
 
     def hosted(self, context: Context, month: str, usage: dict[Key, Usage]) -> Hosted:
