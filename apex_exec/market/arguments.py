@@ -89,6 +89,13 @@ class Mine(_Args):
     submitter: str
 
 
+class AuthorFigures(_Args):
+    """How the plugins of an author do, by the name that submitted them or that the manifest gives; or one of them."""
+
+    submitter: str
+    plugin: str = ""
+
+
 class Publish(_Args):
     """Publishes an approved submission; 0 only signs the index anew. With ``percent``, 1 to 100, it is offered to that
     share of the customers, or a release that is in stages goes on to that share; 0 is everybody at once."""
@@ -269,6 +276,8 @@ OPERATIONS = (
               lane="slow"),
     Operation("market.comment", Comment, "Says something to the author about a line of a submission."),
     Operation("market.mine", Mine, "Shows an author's submissions, plugins, sales and open tickets."),
+    Operation("market.figures", AuthorFigures,
+              "Shows an author by version how a plugin does: installs, calls, failures and where, times."),
     Operation("market.approve", Decide, "Approves exactly these bytes, with every item of the checklist."),
     Operation("market.reject", Decide, "Rejects a submission; with `changes`, requests changes."),
     Operation("market.publish", Publish,

@@ -48,6 +48,7 @@ from apex_exec.market.money.metering import Key, Usage
 from apex_exec.market.money.months import NS
 from apex_exec.market.money.statements import Line, statement, to_csv
 from apex_exec.market.releases import stages
+from apex_exec.market.releases.shown import author_figures
 from apex_exec.market.releases.watching import Watching
 from apex_exec.market.review import authors, comments, source
 from apex_exec.market.review import submissions as subs
@@ -96,6 +97,8 @@ class Operations:
             "market.read": lambda _context, args: review.read(args.submission),
             "market.review": lambda _context, args: review.claim(args.submission, args.reviewer),
             "market.source": self.source, "market.comment": self.comment, "market.mine": self.mine,
+            "market.figures": lambda _context, args: self.shop.read(
+                lambda db: author_figures(db, args.submitter, args.plugin)),
             "market.approve": lambda context, args: review.decide(
                 context, "approved", args.submission, args.reviewer, args.reason, args.digest, args.checklist,
                 args.statement, args.signature),

@@ -30,14 +30,23 @@ class Operator:
         self.stage = Stage(folder / "state", registry)
         self.audited: list[tuple[str, str, dict[str, Any]]] = []
         self.measured: dict[str, float] = {}
+        self.failed: list[tuple[str, str, str, str, str, int]] = []
+        """What the supervisor has counted of failures."""
+        self._asked = self.stage.context.ask
         self.stage.change(
             settings=Settings.model_validate({"state_dir": str(folder / "state"),
                                               "market": {"halted": policy, **settings}}),
             halted=lambda _context, digest: self.watching.halted(digest),
             audit=lambda plugin, action, metadata: self.audited.append((plugin, action, metadata)),
-            measure=self._measure, now_ns=lambda: self.market.now_ns)
+            ask=self._ask, measure=self._measure, now_ns=lambda: self.market.now_ns)
         self.watching = self.market.watching
         self.ledger = AuditStore(self.market.settings.state_path / "audit.db", self.market.settings.state_path)
+
+    def _ask(self, kind: str, params: dict[str, Any], seconds: float) -> Any:
+        if kind != "failures":
+            return self._asked(kind, params, seconds)
+        taken, self.failed = self.failed, []
+        return taken
 
     def _measure(self, name: str, _labels: tuple[str, ...], value: float) -> None:
         self.measured[name] = value if not name.endswith("_total") else self.measured.get(name, 0) + value

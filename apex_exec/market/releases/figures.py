@@ -223,8 +223,8 @@ class Version(msgspec.Struct):
     plugin: str
     version: str
     digest: str
-    installs: int
-    figures: Figures
+    installs: int = 0
+    figures: Figures = msgspec.field(default_factory=Figures)
 
 
 def by_version(db: sa.Connection, plugins: Iterable[str]) -> list[Version]:
@@ -232,7 +232,12 @@ def by_version(db: sa.Connection, plugins: Iterable[str]) -> list[Version]:
     found: dict[str, Version] = {}
     query = sa.select(figures).where(figures.c.plugin.in_(sorted(plugins))).order_by(figures.c.plugin)
     for row in db.execute(query):
-        one = found.setdefault(row.digest, Version(row.plugin, row.version, row.digest, 0, Figures()))
+        one = found.setdefault(row.digest, Version(row.plugin, row.version, row.digest))
         one.installs += row.installed
         one.figures.merge(_figures(row))
     return list(found.values())
+
+
+def counted_ns(db: sa.Connection) -> int:
+    """When the ledger was counted that was counted longest ago; 0 if none was."""
+    return int(db.execute(sa.select(sa.func.min(figure_sources.c.counted_ns))).scalar() or 0)

@@ -19,9 +19,11 @@ import sqlalchemy as sa
 from apex_exec.common.names import version_key
 from apex_exec.core.staged_release import CALLS_MIN, Judgement, Tally, judge
 from apex_exec.errors import Code, Refusal
+from apex_exec.ledger.chain import own_chain
 from apex_exec.ledger.records import LedgerError
-from apex_exec.market.releases import stages
+from apex_exec.market.releases import signatures, stages
 from apex_exec.market.releases.figures import Version, bring_up_to_date, by_version
+from apex_exec.market.releases.signatures import Facts, Seen
 from apex_exec.market.releases.stages import Release
 from apex_exec.market.review import submissions as subs
 from apex_exec.market.shop.following import Following
@@ -29,10 +31,12 @@ from apex_exec.market.shop.storefront import Shop
 from apex_exec.registry import store as registry
 from apex_exec.registry import upgrade
 from apex_exec.registry.context import Context
-from apex_exec.registry.lifecycle import SERVED
+from apex_exec.registry.lifecycle import SERVED, read_bundle
 
 log = logging.getLogger(__name__)
 
+ASK_SECONDS = 10.0
+"""How long the supervisor may take to say where plugins have failed."""
 LOOK_SECONDS = 10.0
 """Between two looks, if everything was counted."""
 STEP_SECONDS = 0.2
@@ -85,6 +89,8 @@ class Watching:
         if is_counted:
             for release in watched:
                 self._judge(context, release)
+        if self._has_offers():
+            self._take_failures(context)
         self._go_back(context)
         context.measure("market_releases_halted", (), float(len(self._here)))
         return LOOK_SECONDS if is_counted else STEP_SECONDS
@@ -92,6 +98,25 @@ class Watching:
     def _has_offers(self) -> bool:
         """Whether anybody may ask for figures."""
         return bool(self._shop.read(subs.offered))
+
+    def _take_failures(self, context: Context) -> None:
+        """Adds where plugins have failed since the last look. What the supervisor cannot say now, it says later."""
+        try:
+            seen = [Seen(*row) for row in context.ask("failures", {}, ASK_SECONDS) or ()]
+        except Refusal as error:
+            log.warning("the supervisor did not say where plugins failed: %s", error.message)
+            return
+        if seen:
+            source = own_chain(context.settings.state_path).name
+            known = {digest: self._facts(context, digest) for digest in {one.digest for one in seen}}
+            self._shop.change(lambda db, now_ns: signatures.keep(db, now_ns, source, seen, known))
+
+    @staticmethod
+    def _facts(context: Context, digest: str) -> Facts | None:
+        try:
+            return signatures.facts_of(read_bundle(context, digest))
+        except Refusal:  # it was removed meanwhile, or comes from plugins_dir
+            return None
 
     def _take_over(self, context: Context) -> None:
         """A version in a stage of the followed index that is served here is watched from now on, until some time after
