@@ -25,6 +25,7 @@ from apex_exec.market.money.metering import EXECUTION, has_run
 from apex_exec.market.shop.storefront import Shop
 from apex_exec.market.store import figure_sources, figures
 from apex_exec.registry import store as registry
+from apex_exec.registry.bundles.checks import NOBODY
 from apex_exec.registry.lifecycle import SERVED
 from apex_exec.registry.store import InstallRow, Store, VersionRow
 
@@ -98,12 +99,13 @@ def switches(history: Iterable[InstallRow]) -> dict[str, list[Switch]]:
 
 
 def count(events: Iterable[Event], served: Mapping[str, Sequence[Switch]]) -> dict[str, Figures]:
-    """digest → figures of the calls among ``events`` that ran. Pure."""
+    """digest → figures of the calls among ``events`` that ran, without the daemon's own: the trial of a version runs
+    before it is served. Pure."""
     found: dict[str, Figures] = {}
     moments = {plugin: [one.at_ns for one in history] for plugin, history in served.items()}
     for event in events:
         history = served.get(event.resource)
-        if history is None or not has_run(event):
+        if history is None or event.user_id == NOBODY or not has_run(event):
             continue
         run_ms = event.metadata.get("executionTimeMs")
         run_ms = float(run_ms) if isinstance(run_ms, int | float) else 0.0

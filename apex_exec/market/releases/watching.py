@@ -216,6 +216,7 @@ class Watching:
             except Refusal as error:
                 log.error("%s %s stays although its release is halted: %s", plugin.id, version.version, error.message)
                 continue
+            del self._tried[version.digest]  # it may be resumed, upgraded to, and halted again
             log.warning("%s went back from %s to %s: %s", plugin.id, version.version, done["version"], reason)
             context.audit(plugin.id, "market.went_back", {
                 "version": version.version, "to": done["version"], "digest": version.digest, "reason": reason})
