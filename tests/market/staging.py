@@ -36,7 +36,7 @@ class Operator:
         self.stage.change(
             settings=Settings.model_validate({"state_dir": str(folder / "state"),
                                               "market": {"halted": policy, **settings}}),
-            halted=lambda _context, digest: self.watching.halted(digest),
+            halted=lambda _context, digest: self.market.watching.halted(digest),
             audit=lambda plugin, action, metadata: self.audited.append((plugin, action, metadata)),
             ask=self._ask, measure=self._measure, now_ns=lambda: self.market.now_ns)
         self.watching = self.market.watching

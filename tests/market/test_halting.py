@@ -36,7 +36,8 @@ def begin(operator: Operator, good: int = 200, bad: int = 2) -> dict[str, object
 
 
 def state(operator: Operator, version: str = "1.1.0") -> str:
-    return {one["version"]: one["state"] for one in operator.market("market.show", plugin="sums")["versions"]}[version]
+    shown = operator.market("market.show", plugin="sums")
+    return str({one["version"]: one["state"] for one in shown["versions"]}[version])
 
 
 def entry(operator: Operator, version: str = "1.1.0") -> Entry:
@@ -56,7 +57,7 @@ def test_a_release_that_fails_more_often_is_halted_recorded_and_said_to_its_auth
     assert halted[0] == "sums" and halted[2].items() >= {
         "version": "1.1.0", "calls": 44, "failures": 15, "callsBefore": 202, "failuresBefore": 2, "own": True}.items()
     assert halted[2]["likelihood"] <= halted[2]["allowed"] < 0.01
-    assert operator.measured["market_halts_total"] == 1 and operator.measured["market_releases_halted"] == 1
+    assert operator.measured["market_halts_total"] == 1 and operator.measured["market_halted_served"] == 1
     (mine,) = [one for one in operator.market("market.mine", submitter="ann")["submissions"] if one["id"] == new["id"]]
     assert (mine["state"], mine["by"]) == ("halted", "market")
     assert "at 25 % of the customers, 15 of 44 calls failed, 2 of 202 of the version before it" in mine["reason"]
@@ -126,6 +127,7 @@ def test_where_the_operator_says_so_the_plugin_goes_back_to_the_version_before(t
     operator.look()
     assert operator.served() == "1.0.0"
     assert [one[2]["to"] for one in operator.audited if one[1] == "market.went_back"] == ["1.0.0"]
+    assert operator.measured["market_halted_served"] == 0
     operator.close()
 
 

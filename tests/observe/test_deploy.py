@@ -63,6 +63,7 @@ CASES: dict[str, tuple[dict[str, str], dict[str, str]]] = {
     "ApexExecMarketIndexStale": ({"market_index_stale": "1x60"}, {"market_index_stale": "0x60"}),
     "ApexExecMarketIndexExpires": ({"market_index_expires_timestamp_seconds": "1000x200"},
                                    {"market_index_expires_timestamp_seconds": "0x200"}),
+    "ApexExecHaltedServed": ({"market_halted_served": "1x60"}, {"market_halted_served": "1x10 0x50"}),
     "ApexExecTicketsNear": ({'market_tickets{state="near"}': "2x60"},
                             {'market_tickets{state="near"}': "0x60", 'market_tickets{state="late"}': "1x60"}),
     "ApexExecTicketsLate": ({'market_tickets{state="late"}': "1x60"},

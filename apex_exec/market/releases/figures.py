@@ -59,9 +59,10 @@ class Figures(msgspec.Struct):
     def merge(self, other: Figures) -> None:
         """Adds the sums of ``other``."""
         self.calls += other.calls
-        for mine, theirs in ((self.codes, other.codes), (self.times, other.times)):
-            for key, count in theirs.items():
-                mine[key] = mine.get(key, 0) + count  # type: ignore[index]  # both are maps of the same keys
+        for code, count in other.codes.items():
+            self.codes[code] = self.codes.get(code, 0) + count
+        for number, count in other.times.items():
+            self.times[number] = self.times.get(number, 0) + count
 
 
 def time_class(run_ms: float) -> int:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterable
+from functools import partial
 
 import sqlalchemy as sa
 
@@ -27,6 +28,7 @@ from apex_exec.market.releases.signatures import Facts, Seen
 from apex_exec.market.releases.stages import Release
 from apex_exec.market.review import submissions as subs
 from apex_exec.market.shop.following import Following
+from apex_exec.market.shop.index import Entry
 from apex_exec.market.shop.storefront import Shop
 from apex_exec.registry import store as registry
 from apex_exec.registry import upgrade
@@ -92,7 +94,6 @@ class Watching:
         if self._has_offers():
             self._take_failures(context)
         self._go_back(context)
-        context.measure("market_releases_halted", (), float(len(self._here)))
         return LOOK_SECONDS if is_counted else STEP_SECONDS
 
     def _has_offers(self) -> bool:
@@ -126,14 +127,13 @@ class Watching:
         for digest, release in known.items():
             share = self._following.share(digest)
             if not release.submission and share > release.percent:
-                self._shop.change(lambda db, now_ns, one=release, percent=share: stages.widen(db, now_ns, one, percent))
+                self._shop.change(partial(_widen, release, share))
         if not staged.keys() - known.keys():
             return
         for _, version in context.store.transact(registry.list_served):
             entry = staged.get(version.digest)
             if entry is not None and entry.digest not in known:
-                self._shop.change(lambda db, now_ns, one=entry: stages.put(db, Release(
-                    one.digest, one.id, one.version, 0, one.percent, 0, "", now_ns, 0, 0, 0)))
+                self._shop.change(partial(_watch, entry))
 
     def _watched(self) -> list[Release]:
         """The releases that this daemon judges. Of this marketplace's own only a daemon that signs does, and only those
@@ -196,10 +196,12 @@ class Watching:
     # ------------------------------------------------------------------ going back
     def _go_back(self, context: Context) -> None:
         """Plugins that serve a halted version go back to the one before, or stay, as ``market.halted`` says."""
+        stays = 0
         for plugin, version in context.store.transact(registry.list_served):
             reason = self.halted(version.digest)
-            if not reason or plugin.state not in SERVED or not version.served_ns:
+            if not reason or plugin.state not in SERVED:
                 continue
+            stays += 1
             if context.settings.market.halted == "keep":
                 if version.digest not in self._kept:
                     self._kept.add(version.digest)
@@ -216,10 +218,12 @@ class Watching:
             except Refusal as error:
                 log.error("%s %s stays although its release is halted: %s", plugin.id, version.version, error.message)
                 continue
+            stays -= 1
             del self._tried[version.digest]  # it may be resumed, upgraded to, and halted again
             log.warning("%s went back from %s to %s: %s", plugin.id, version.version, done["version"], reason)
             context.audit(plugin.id, "market.went_back", {
                 "version": version.version, "to": done["version"], "digest": version.digest, "reason": reason})
+        context.measure("market_halted_served", (), float(stays))
 
     # ------------------------------------------------------------------ for operations
     def check_known(self, context: Context, submission: int) -> None:
@@ -274,6 +278,15 @@ class Watching:
         self._kept.discard(release.digest)
         self.read()
         return release
+
+
+def _widen(release: Release, percent: int, db: sa.Connection, now_ns: int) -> None:
+    stages.widen(db, now_ns, release, percent)
+
+
+def _watch(entry: Entry, db: sa.Connection, now_ns: int) -> None:
+    """A release of another marketplace is watched from now on."""
+    stages.put(db, Release(entry.digest, entry.id, entry.version, 0, entry.percent, 0, "", now_ns, 0, 0, 0))
 
 
 def compared(release: Release, versions: Iterable[Version]) -> tuple[Tally, Tally]:
