@@ -5,16 +5,16 @@ offered to the places below 2,500. So a customer that was in at 5 % is in at 25 
 that try a release first.
 
 **When it stops.** The failures of the new version are compared with those of the version before it by Fisher's exact
-test, one-sided: given how many of all calls failed, how likely is it that the new version had so many of them, if it
-fails no more often than the old one? That likelihood holds for any number of calls, also for very few, and needs no
-estimate. The test is repeated while calls arrive, which would find a difference sooner or later where none is. So it is
-made only at looks that the number of calls decides (20, 30, 45, … half as many again), and look ``k`` may be wrong with
-a probability of ``ERROR / (k (k + 1))``. These add up to ``ERROR`` however long the release runs: at most one good
+test, one-sided: given how many of all calls failed, how likely is it that the new version had that share of them or
+more, if it fails as often as the old one? That likelihood holds for any number of calls, also for very few, and needs
+no estimate. The test is repeated while calls arrive, which would find a difference sooner or later where none is. So it
+is made only at looks that the number of calls decides (20, 30, 45, … half as many again), and look ``k`` may be wrong
+with a probability of ``ERROR / (k (k + 1))``. These add up to ``ERROR`` however long the release runs: at most one good
 release in a hundred is halted. A difference that is sure and small does not halt either: see ``MARGIN``.
 
 If there is no version before it, or too few calls of that, the new version is held to ``RATE_WITHOUT_PREVIOUS`` by the
-exact binomial test, at the same looks. The tests assume that calls fail independently of each other. A user who repeats
-one bad call makes them stricter, never laxer.
+exact binomial test, at the same looks. The tests assume that calls fail independently of each other: a user who repeats
+one bad call counts as often as the call is made, and may halt a good release.
 """
 
 from __future__ import annotations
@@ -65,8 +65,8 @@ class Tally(msgspec.Struct, frozen=True):
 
 
 class Judgement(msgspec.Struct, frozen=True):
-    """What a look has found. ``likelihood`` is that of so many failures if the new version is no worse; ``allowed`` is
-    what this look may be wrong by. ``halt`` says that the release must not go on."""
+    """What a look has found. ``likelihood`` is that of these failures or more if the new version fails as often as the
+    old one; ``allowed`` is what this look may be wrong by. ``halt`` says that the release must not go on."""
 
     look: int
     likelihood: float

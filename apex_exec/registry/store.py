@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable, Iterable
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import msgspec
 import sqlalchemy as sa
@@ -266,6 +266,23 @@ def list_served(db: sa.Connection, plugin: str | None = None) -> list[tuple[Plug
         query = query.where(t.plugins.c.id == plugin)
     width = len(t.plugins.c)
     return [(PluginRow(*row[:width]), VersionRow(*row[width:])) for row in db.execute(query)]
+
+
+class Served(NamedTuple):
+    """The version that an installed plugin serves."""
+
+    plugin: str
+    version: str
+    digest: str
+
+
+def list_installed(db: sa.Connection, states: Iterable[str]) -> list[Served]:
+    """As ``list_served``, of the plugins in one of ``states`` and without their manifests: these are long, and this is
+    asked every few seconds."""
+    query = sa.select(t.plugins.c.id, t.versions.c.version, t.versions.c.digest).join(
+        t.versions, sa.and_(t.versions.c.plugin == t.plugins.c.id, t.versions.c.version == t.plugins.c.version)).where(
+        t.plugins.c.state.in_(tuple(states))).order_by(t.plugins.c.id)
+    return [Served(*row) for row in db.execute(query)]
 
 
 def is_paid(version: VersionRow) -> bool:

@@ -93,7 +93,7 @@ class Operator:
         return self.watching.look(self.context)
 
     def served(self) -> str:
-        """The version of ``sums`` that the supervisor was told to serve."""
+        """The version of ``sums`` that the supervisor serves."""
         return self.stage.served["sums"].version
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""A daemon that follows an index judges a release in a stage by its own calls, and goes back where it is told to."""
+"""A daemon that follows an index judges a release in a stage by its own calls, and goes back if it is configured to."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def write_index(folder: Path, version: int, states: dict[str, str], made: list[B
 
 
 def call(daemon: Daemon, times: int) -> set[str]:
-    """The codes of so many calls; "" is a result."""
+    """The codes of this number of calls; "" is a result."""
     codes = set()
     with Client(daemon.endpoint) as client:
         for _ in range(times):

@@ -27,7 +27,7 @@ from apex_exec.market.store import figure_sources, figures
 from apex_exec.registry import store as registry
 from apex_exec.registry.bundles.checks import NOBODY
 from apex_exec.registry.lifecycle import SERVED
-from apex_exec.registry.store import InstallRow, Store, VersionRow
+from apex_exec.registry.store import InstallRow, Served, Store
 
 EVENTS_AT_ONCE = 20_000
 """Executions that one step reads, about a tenth of a second: what there is more of is read by the next."""
@@ -145,8 +145,7 @@ def bring_up_to_date(shop: Shop, store: Store, at_once: int = EVENTS_AT_ONCE) ->
     after = 0 if is_anew else known.seq
     last = last_seqs(path, Filter(), 0)[1]
     history = store.transact(registry.list_switches)  # after ``last``: a version is in it before its first event
-    served = {version.digest: version for plugin, version in store.transact(registry.list_served)
-              if plugin.state in SERVED}
+    served = {one.digest: one for one in store.transact(lambda db: registry.list_installed(db, SERVED))}
     if last <= after and not is_anew:
         shop.read(lambda db: _note_installed(db, source, served))
         return True
@@ -203,13 +202,13 @@ def _put(db: sa.Connection, source: str, digest: str, plugin: str, version: str,
         codes=msgspec.json.encode(kept.codes).decode(), times=msgspec.json.encode(kept.times).decode()))
 
 
-def _note_installed(db: sa.Connection, source: str, served: Mapping[str, VersionRow]) -> None:
+def _note_installed(db: sa.Connection, source: str, served: Mapping[str, Served]) -> None:
     """Notes which versions this daemon serves now. Writes nothing if that is what the store knows."""
     rows = {row.digest: row.installed for row in db.execute(
         sa.select(figures.c.digest, figures.c.installed).where(figures.c.source == source))}
-    for digest, version in served.items():
+    for digest, one in served.items():
         if digest not in rows:
-            _put(db, source, digest, version.plugin, version.version, Figures())
+            _put(db, source, digest, one.plugin, one.version, Figures())
     changed = {digest for digest in {*rows, *served} if rows.get(digest, False) != (digest in served)}
     for digest in changed:
         db.execute(sa.update(figures).where(figures.c.source == source, figures.c.digest == digest).values(

@@ -130,8 +130,8 @@ class Watching:
                 self._shop.change(partial(_widen, release, share))
         if not staged.keys() - known.keys():
             return
-        for _, version in context.store.transact(registry.list_served):
-            entry = staged.get(version.digest)
+        for one in self._served(context):
+            entry = staged.get(one.digest)
             if entry is not None and entry.digest not in known:
                 self._shop.change(partial(_watch, entry))
 
@@ -197,33 +197,37 @@ class Watching:
     def _go_back(self, context: Context) -> None:
         """Plugins that serve a halted version go back to the one before, or stay, as ``market.halted`` says."""
         stays = 0
-        for plugin, version in context.store.transact(registry.list_served):
-            reason = self.halted(version.digest)
-            if not reason or plugin.state not in SERVED:
+        served = self._served(context) if self._here or self._following.has_halted else []
+        for one in served:
+            reason = self.halted(one.digest)
+            if not reason:
                 continue
             stays += 1
             if context.settings.market.halted == "keep":
-                if version.digest not in self._kept:
-                    self._kept.add(version.digest)
+                if one.digest not in self._kept:
+                    self._kept.add(one.digest)
                     log.warning("%s %s is served although its release is halted (%s): market.halted is \"keep\"; "
-                                "`apex-exec plugin rollback %s` goes back", plugin.id, version.version, reason,
-                                plugin.id)
+                                "`apex-exec plugin rollback %s` goes back", one.plugin, one.version, reason, one.plugin)
                 continue
             now = self._clock()
-            if now - self._tried.get(version.digest, -BACK_AGAIN_SECONDS) < BACK_AGAIN_SECONDS:
+            if now - self._tried.get(one.digest, -BACK_AGAIN_SECONDS) < BACK_AGAIN_SECONDS:
                 continue
-            self._tried[version.digest] = now
+            self._tried[one.digest] = now
             try:
-                done = upgrade.rollback(context, plugin.id, None, upgrade.CanaryCall(hook="none"))
+                done = upgrade.rollback(context, one.plugin, None, upgrade.CanaryCall(hook="none"))
             except Refusal as error:
-                log.error("%s %s stays although its release is halted: %s", plugin.id, version.version, error.message)
+                log.error("%s %s stays although its release is halted: %s", one.plugin, one.version, error.message)
                 continue
             stays -= 1
-            del self._tried[version.digest]  # it may be resumed, upgraded to, and halted again
-            log.warning("%s went back from %s to %s: %s", plugin.id, version.version, done["version"], reason)
-            context.audit(plugin.id, "market.went_back", {
-                "version": version.version, "to": done["version"], "digest": version.digest, "reason": reason})
+            del self._tried[one.digest]  # it may be resumed, upgraded to, and halted again
+            log.warning("%s went back from %s to %s: %s", one.plugin, one.version, done["version"], reason)
+            context.audit(one.plugin, "market.went_back", {
+                "version": one.version, "to": done["version"], "digest": one.digest, "reason": reason})
         context.measure("market_halted_served", (), float(stays))
+
+    @staticmethod
+    def _served(context: Context) -> list[registry.Served]:
+        return context.store.transact(lambda db: registry.list_installed(db, SERVED))
 
     # ------------------------------------------------------------------ for operations
     def check_known(self, context: Context, submission: int) -> None:

@@ -64,6 +64,11 @@ class Following:
         """Why the marketplace's index offers these bytes to nobody for now; "" if it does not say so."""
         return "by the marketplace" if digest in self._halted else ""
 
+    @property
+    def has_halted(self) -> bool:
+        """Whether the index lists a halted release at all."""
+        return bool(self._halted)
+
     def share(self, digest: str) -> int:
         """The percentage of the customers that the index offers these bytes to; 0 if that is nobody."""
         if digest in self.staged:
@@ -96,6 +101,7 @@ class Following:
                           + (f" ({self.trouble})" if self.trouble else ""), hint="check market.index")
         index = self._index
         return (f"index {index.version if index else 0} of the marketplace does not revoke it"
+                + ("; it halts its release" if self.halted(digest) else "")
                 + ("" if digest in self._listed else "; it is not listed there"))
 
     # ------------------------------------------------------------------ following the index
