@@ -81,6 +81,8 @@ def test_a_release_reaches_its_share_and_the_others_keep_the_version_before_it(m
         asked = offered(market, "1.1.0")
         assert {customer for customer, version in asked.items() if version} == new_ones, "by its name neither"
         before = new_ones
+        assert market("market.search", words="sums")[0]["version"] == "1.0.0" == market(
+            "market.show", plugin="sums")["version"], "what everybody is offered speaks for the plugin"
     refused("percent_not_greater", market, "market.publish", submission=new["id"], publisher="olga", percent=60)
     assert publish(market, new["id"], 100)["state"] == "published"
     assert set(offered(market).values()) == {"1.1.0"}

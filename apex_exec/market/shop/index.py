@@ -20,6 +20,7 @@ from apex_exec.common.names import is_early, version_key
 from apex_exec.core.staged_release import is_offered
 from apex_exec.errors import Code, Refusal
 from apex_exec.market.money.pricing import Price
+from apex_exec.market.review.states import OFFERED
 from apex_exec.registry.bundles.bounds import Bounds
 from apex_exec.registry.trust.signing import key_id_of, raw_public, verify_bytes
 
@@ -141,8 +142,9 @@ def is_open(entry: Entry, customer: str) -> bool:
 
 
 def find(index: Index, plugin: str, version: str = "", customer: str | None = None) -> Entry:
-    """The requested version, otherwise the newest one on offer to ``customer``, or to anybody if that is None. Raises
-    Refusal: plugin_unknown, plugin_revoked, release_halted, release_not_offered."""
+    """The requested version, otherwise the newest one on offer to ``customer``; or, if that is None, the version that
+    speaks for the plugin, which everybody is offered if there is one. Raises Refusal: plugin_unknown, plugin_revoked,
+    release_halted, release_not_offered."""
     entries = [entry for entry in index.plugins if entry.id == plugin and version in ("", entry.version)]
     if not entries:
         raise Refusal("plugin_unknown", f"the index has no {plugin[:60]!r} {version[:20]}".rstrip(),
@@ -152,8 +154,9 @@ def find(index: Index, plugin: str, version: str = "", customer: str | None = No
         raise Refusal("plugin_revoked", f"{plugin} was revoked by the marketplace")
     if customer is not None:
         offered = [entry for entry in offered if is_open(entry, customer)] or _closed(offered)
-    best = max(offered, key=lambda entry: (entry.state in ("published", "staged"), entry.state != "halted",
-                                           not is_early(entry.version), version_key(entry.version)))
+    best = max(offered, key=lambda entry: (
+        OFFERED.get(entry.state, 0) if customer is None else entry.state in ("published", "staged"),
+        not is_early(entry.version), version_key(entry.version)))
     if not _DIGEST.fullmatch(best.digest) or not 0 < best.size <= Bounds.apx_bytes_max():
         raise _bad("index_invalid", f"the index has an invalid entry for {plugin}")
     return best
