@@ -383,7 +383,8 @@ class UiSection(_Section):
 class MarketSection(_Section):
     """The marketplace's store, and the index that ``plugin install ID`` reads and that we follow for revocations.
 
-    ``stale`` says whether plugins from the marketplace are still served if its index has expired. ``entitlements`` are
+    ``stale`` says whether plugins from the marketplace are still served if its index has expired; ``halted`` whether a
+    plugin goes back to the version before if the release of the one that it serves is halted. ``entitlements`` are
     files or URLs that the marketplace signed for this daemon; ``customer`` is the marketplace's name for its owner.
     ``maps`` is a folder of source maps that the operator has made by building plugins: ``<SHA-256 of the
     JavaScript>.map``. Packages of npm do not count in a plugin's coverage if such a map says where they are.
@@ -393,6 +394,7 @@ class MarketSection(_Section):
     index: str = ""
     refresh_seconds: float = Field(default=300, ge=1, le=604_800)
     stale: Literal["serve", "stop"] = "serve"
+    halted: Literal["keep", "go_back"] = "keep"
     entitlements: tuple[str, ...] = Field(default=(), max_length=100)
     customer: str = ""
     maps: str = ""

@@ -286,6 +286,10 @@ KEYS: dict[str, Key] = {
         "`serve`",
         "`stop`: plugins from the marketplace are not served (`market_index_stale`) if its index has expired or "
         "was never fetched"),
+    "market.halted": Key(
+        "`keep`",
+        "`go_back`: a plugin whose version is halted by the marketplace, or by its failures here, goes back to the "
+        "version that was served before; with `keep` it stays, and only new installs are refused"),
     "market.entitlements": Key(
         "`[]`",
         "files or URLs of entitlements that a marketplace signed for this daemon (`market entitle`); checked as "

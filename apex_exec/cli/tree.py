@@ -35,6 +35,8 @@ FILES = {
     "market revoke": "market.publish", "market search": "market.offer", "market show": "market.offer",
     "market buy": "market.purchase", "market refund": "market.purchase", "market entitle": "market.purchase",
     "market customer": "market.purchase", "market ticket": "market.ticket", "market report": "market.report",
+    "market halt": "market.release", "market resume": "market.release",
+    "market figures": "market.figures",
     "market clock": "market.report", "billing": "market.billing",
 }
 """The keys are the words that a user types, or only the first one if one file holds all verbs of a group. Help shows a

@@ -76,4 +76,5 @@ class MarketPages:
     async def _mine(self, request: web.Request) -> web.StreamResponse:
         session = self._web.person(request)
         found = await self._daemon.look(session.person, "market.mine", submitter=session.person.name)
-        return self._web.page(request, "mine.html", found=found)
+        figures = await self._daemon.look(session.person, "market.figures", submitter=session.person.name)
+        return self._web.page(request, "mine.html", found=found, figures=figures)

@@ -152,13 +152,18 @@ class ReviewPages:
             "rejected": "Rejected. Its author reads your reason."}[decision]))
 
     async def _publish(self, request: web.Request) -> web.StreamResponse:
-        session, _ = await self._web.form(request)
+        session, form = await self._web.form(request)
         number = int(request.match_info["number"])
         here = f"/review/{number}"
+        percent = whole(form.get("percent", "100"), 0)
+        if not 1 <= percent <= 100:  # for the daemon, 0 means everybody
+            self._web.back(session, here, Note("refused", "Name the share of the customers, 1 to 100 percent."))
         self._web.need_fresh(session, here)
-        done = await self._do(session, here, "market.publish", submission=number, publisher=session.person.name)
-        self._web.back(session, here, Note("done", f"{done['plugin']} {done['version']} is on offer; the index has "
-                                           f"version {done['index']}."))
+        done = await self._do(session, here, "market.publish", submission=number, publisher=session.person.name,
+                              percent=percent)
+        self._web.back(session, here, Note("done", f"{done['plugin']} {done['version']} is on offer to "
+                                           f"{done['percent']} % of the customers; the index has version "
+                                           f"{done['index']}."))
 
     async def _do(self, session: Any, here: str, op: str, **args: Any) -> Any:
         return await self._web.do(session, here, op, **args)

@@ -48,6 +48,22 @@ def at_place(text: str, traceback: str) -> str:
     return text[: max(0, MESSAGE_CHARS_MAX - len(place))] + one_line(place)
 
 
+def own_place(traceback: str, plugin: str) -> str:
+    """Returns ``file:line`` of the innermost frame of the plugin's own code, vendored packages apart if there is
+    another; "" if a traceback names none. It is the plugin's word."""
+    prefix, found = f"{plugin}/", ""
+    frames = [(path, line) for path, line, _ in _FRAME.findall(traceback[-inner.TRACEBACK_BYTES_MAX :])][::-1]
+    if not frames:
+        frames = [(path, where.partition(":")[0]) for _, path, where in _JS_FRAME.findall(
+            traceback[: inner.TRACEBACK_BYTES_MAX])]
+    for path, line in frames:
+        path = path.removeprefix(prefix)
+        if not path.startswith(("vendor/", "node_modules/")):
+            return f"{path}:{line}"
+        found = found or f"{path}:{line}"
+    return found
+
+
 def cut_cpu_ns(claimed_ns: int, run_ns: int) -> int:
     """Returns the worker's own reading of its CPU time, cut to what one thread can use while its call runs."""
     return min(max(0, claimed_ns), run_ns)

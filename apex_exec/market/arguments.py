@@ -89,11 +89,29 @@ class Mine(_Args):
     submitter: str
 
 
+class AuthorFigures(_Args):
+    """How the plugins of an author do, by the name that submitted them or that the manifest gives; or one of them."""
+
+    submitter: str
+    plugin: str = ""
+
+
 class Publish(_Args):
-    """Publishes an approved submission; 0 only signs the index anew."""
+    """Publishes an approved submission; 0 only signs the index anew. With ``percent``, 1 to 100, it is offered to that
+    share of the customers, or a release that is in stages goes on to that share; 0 is everybody at once."""
 
     submission: int = 0
     publisher: str = ""
+    percent: Annotated[int, Meta(ge=0, le=100)] = 0
+
+
+class Halt(_Args):
+    """Halts a release that goes out in stages, or lets one go on that was halted; without ``version`` the latest."""
+
+    plugin: str
+    reason: str
+    actor: str
+    version: str = ""
 
 
 class Revoke(_Args):
@@ -258,12 +276,16 @@ OPERATIONS = (
               lane="slow"),
     Operation("market.comment", Comment, "Says something to the author about a line of a submission."),
     Operation("market.mine", Mine, "Shows an author's submissions, plugins, sales and open tickets."),
+    Operation("market.figures", AuthorFigures,
+              "Shows an author by version how a plugin does: installs, calls, failures and where, times."),
     Operation("market.approve", Decide, "Approves exactly these bytes, with every item of the checklist."),
     Operation("market.reject", Decide, "Rejects a submission; with `changes`, requests changes."),
     Operation("market.publish", Publish,
               "Counter-signs an approved bundle, writes it and the signed index.", lane="slow"),
     Operation("market.revoke", Revoke,
               "Takes a plugin off the market and stops it where it is installed; or deprecates it."),
+    Operation("market.halt", Halt, "Halts a release that goes out in stages: it is offered to nobody."),
+    Operation("market.resume", Halt, "Lets a halted release go on at the share that it had reached."),
     Operation("market.search", Search, "Searches the offers of this marketplace."),
     Operation("market.show", Plugin, "Shows one plugin on offer: versions, price and price history."),
     Operation("market.picture", Picture, "The icon or a screenshot of a plugin on offer, as bytes."),

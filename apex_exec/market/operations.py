@@ -47,6 +47,9 @@ from apex_exec.market.money import chains, contracts, invoices, pages, reports, 
 from apex_exec.market.money.metering import Key, Usage
 from apex_exec.market.money.months import NS
 from apex_exec.market.money.statements import Line, statement, to_csv
+from apex_exec.market.releases import stages
+from apex_exec.market.releases.shown import author_figures
+from apex_exec.market.releases.watching import Watching
 from apex_exec.market.review import authors, comments, source
 from apex_exec.market.review import submissions as subs
 from apex_exec.market.review.workflow import Machine, Reviewing
@@ -75,8 +78,9 @@ def _given(context: Context, args: Submit) -> bytes:
 class Operations:
     """The handlers for one shop."""
 
-    def __init__(self, shop: Shop, machine: Machine, entitlements: Entitlements) -> None:
+    def __init__(self, shop: Shop, machine: Machine, entitlements: Entitlements, watching: Watching) -> None:
         self.shop = shop
+        self.watching = watching
         self.reviewing = Reviewing(shop, machine)
         self.entitlements = entitlements
         self.lasting = Lasting(shop, {"billing.report": self._report, "billing.close": self._close},
@@ -93,6 +97,8 @@ class Operations:
             "market.read": lambda _context, args: review.read(args.submission),
             "market.review": lambda _context, args: review.claim(args.submission, args.reviewer),
             "market.source": self.source, "market.comment": self.comment, "market.mine": self.mine,
+            "market.figures": lambda _context, args: self.shop.read(
+                lambda db: author_figures(db, args.submitter, args.plugin)),
             "market.approve": lambda context, args: review.decide(
                 context, "approved", args.submission, args.reviewer, args.reason, args.digest, args.checklist,
                 args.statement, args.signature),
@@ -100,6 +106,10 @@ class Operations:
                 context, "changes_requested" if args.changes else "rejected", args.submission, args.reviewer,
                 args.reason, args.digest, args.checklist, args.statement, args.signature),
             "market.publish": self.publish,
+            "market.halt": lambda context, args: stages.shown(self.watching.halt(
+                context, args.plugin, args.version, args.reason, args.actor)),
+            "market.resume": lambda context, args: stages.shown(self.watching.resume(
+                context, args.plugin, args.version, args.reason, args.actor)),
             "market.revoke": lambda context, args: review.revoke(
                 context, args.plugin, args.version, args.actor, args.reason, args.deprecate),
             "market.search": self.search, "market.show": self.show, "market.picture": self.picture,
@@ -155,13 +165,15 @@ class Operations:
             prices = [{"fromNs": one.from_ns, **msgspec.to_builtins(one.price)}
                       for one in subs.price_history(db, args.plugin)]
             found = msgspec.json.decode(offer.result) if offer.result else {}
+            percents = {release.digest: release.percent for release in stages.every(db)}
             entry = self.shop.entry(db, offer)
             return {**self.shop.about(offer), "id": offer.plugin, "name": entry.name, "permissions": entry.permissions,
                     "publishedNs": entry.published_ns,
                     "version": offer.version, "digest": offer.digest, "author": offer.author,
                     "state": offer.state, "prices": prices, "contact": offer.contact,
                     "responseHours": offer.sla_hours, "coverage": found.get("coverage", ""),
-                    "versions": [{"version": one.version, "state": one.state}
+                    "versions": [{"version": one.version, "state": one.state,
+                                  "percent": percents.get(one.digest, 100)}
                                  for one in subs.offered(db, args.plugin)]}
 
         return self.shop.read(work)
@@ -180,14 +192,18 @@ class Operations:
         now_ns = self.shop.now_ns()
         keys = context.store.transact(lambda db: registry.market_keys(db, now_ns))
         index: Index = self.shop.take_index(args.place, args.index, keys)
+        customer = self.shop.customer
         if not args.plugin:
-            return [public_facts(entry) for entry in search(index, args.words)]
-        entry = find(index, args.plugin, args.version)
+            return [public_facts(entry) for entry in search(index, args.words, customer)]
+        entry = find(index, args.plugin, args.version, customer)
         return {**public_facts(entry), "path": entry.path, "size": entry.size, "sha256": entry.sha256}
 
     def publish(self, context: Context, args: Publish) -> Any:
-        """See ``Reviewing.publish``. A price that begins with this publication applies at once."""
-        done = self.reviewing.publish(args.submission, args.publisher, context.uid)
+        """See ``Reviewing.publish``. A price that begins with this publication applies at once. A release in stages
+        goes on only if its failures so far are known, and are not too many."""
+        if args.submission:
+            self.watching.check_known(context, args.submission)
+        done = self.reviewing.publish(args.submission, args.publisher, context.uid, args.percent)
         self.entitlements.settle(context)
         return done
 

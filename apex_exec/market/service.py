@@ -17,6 +17,7 @@ from apex_exec.market import people, support
 from apex_exec.market.arguments import OPERATIONS
 from apex_exec.market.money import invoices
 from apex_exec.market.operations import Operations
+from apex_exec.market.releases.watching import LOOK_SECONDS, Watching
 from apex_exec.market.review import submissions as subs
 from apex_exec.market.review.checks import Lines, Scanned
 from apex_exec.market.review.workflow import Machine
@@ -63,9 +64,11 @@ class Service:
         """``over_ns``: see ``Context.over_ns``; without it the shop's clock is always right."""
         self.shop = shop
         self.entitlements = Entitlements(shop, _disable, _publish, over_ns)
-        self.operations = Operations(shop, Machine(_scan, _run_tests, _prove, _scaffold, _stop), self.entitlements)
-        self.handlers = self.operations.handlers()
         self.following = Following(shop)
+        self.watching = Watching(shop, self.following)
+        self.operations = Operations(shop, Machine(_scan, _run_tests, _prove, _scaffold, _stop), self.entitlements,
+                                     self.watching)
+        self.handlers = self.operations.handlers()
         self.withdrawn: frozenset[str] = frozenset()
         """Digests that this marketplace itself has revoked."""
         self.looked_ns = 0
@@ -167,6 +170,7 @@ def begin(context: Context) -> str:
         service.entitlements.granted.open(context)
         service.entitlements.begin()
         service.following.open(context)
+        service.watching.read()
         service.stop_withdrawn(context)
     except Refusal as error:
         return error.message
@@ -236,6 +240,21 @@ def revoked(context: Context, digest: str) -> str:
     if service is None:
         return ""
     return "by the marketplace" if digest in service.withdrawn else service.following.revoked(digest)
+
+
+def halted(context: Context, digest: str) -> str:
+    """See ``Watching.halted``. If the marketplace could not be opened, nothing is known about its releases."""
+    service = _open.get(_key(context))
+    return service.watching.halted(digest) if service is not None else ""
+
+
+def watch(context: Context) -> float:
+    """See ``Watching.look``. A failure is logged, and tried again at the next look."""
+    try:
+        return service_of(context).watching.look(context)
+    except Refusal as error:
+        log.error("the releases that go out in stages could not be looked at: %s", error.message)
+        return LOOK_SECONDS
 
 
 def withheld(context: Context, db: sa.Connection, digest: str) -> str:

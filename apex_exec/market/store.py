@@ -18,7 +18,7 @@ from apex_exec.registry.database import Schema, open_database
 
 S = TypeVar("S", bound=msgspec.Struct)
 
-SCHEMA = Schema("market", Path(__file__).parent / "revisions", revision="0007", version=6)
+SCHEMA = Schema("market", Path(__file__).parent / "revisions", revision="0008", version=6)
 NAME = SCHEMA.name
 CHANNEL = "apex_exec_market"
 """What daemons on one server listen to: somebody has changed the marketplace's rows; the payload names who."""
@@ -182,6 +182,32 @@ shop_files = sa.Table(
     "shop_files", metadata, _text("name", 200, primary_key=True), sa.Column("data", sa.LargeBinary, nullable=False),
     sa.Column("changed_ns", _Ns, nullable=False))
 
+releases = sa.Table(
+    "releases", metadata,
+    _text("digest", 64, primary_key=True), _text("plugin"), _text("version"),
+    sa.Column("submission", sa.BigInteger, nullable=False), sa.Column("percent", sa.Integer, nullable=False),
+    sa.Column("halted_ns", _Ns, nullable=False), sa.Column("reason", sa.Text, nullable=False),
+    sa.Column("watched_ns", _Ns, nullable=False), sa.Column("looked", sa.Integer, nullable=False),
+    sa.Column("base_calls", sa.BigInteger, nullable=False), sa.Column("base_failures", sa.BigInteger, nullable=False))
+
+figure_sources = sa.Table(
+    "figure_sources", metadata,
+    _text("source", 64, primary_key=True), sa.Column("seq", sa.BigInteger, nullable=False), _text("hash", 64),
+    sa.Column("counted_ns", _Ns, nullable=False))
+
+figures = sa.Table(
+    "figures", metadata,
+    _text("source", 64, primary_key=True), _text("digest", 64, primary_key=True), _text("plugin"), _text("version"),
+    sa.Column("installed", sa.Boolean, nullable=False), sa.Column("calls", sa.BigInteger, nullable=False),
+    sa.Column("codes", sa.Text, nullable=False), sa.Column("times", sa.Text, nullable=False))
+
+failure_places = sa.Table(
+    "failure_places", metadata,
+    _text("source", 64, primary_key=True), _text("digest", 64, primary_key=True), _text("code", 40, primary_key=True),
+    _text("exception", 100, primary_key=True), _text("place", 300, primary_key=True),
+    sa.Column("failures", sa.BigInteger, nullable=False), sa.Column("first_ns", _Ns, nullable=False),
+    sa.Column("last_ns", _Ns, nullable=False))
+
 clock = sa.Table("clock", metadata, sa.Column("id", sa.Integer, primary_key=True),
                  sa.Column("last_ns", _Ns, nullable=False))
 
@@ -222,7 +248,8 @@ def clock_of(db: sa.Connection) -> int:
 DATED = ((accounts, ("from_ns",)), (prices, ("from_ns",)), (refunds, ("at_ns",)), (contracts, ("at_ns",)),
          (tickets, ("opened_ns", "responded_ns", "closed_ns")), (moves, ("at_ns",)),
          (comments, ("at_ns",)), (answers, ("at_ns",)),
-         (submissions, ("submitted_ns", "changed_ns")), (index_versions, ("at_ns",)))
+         (submissions, ("submitted_ns", "changed_ns")), (index_versions, ("at_ns",)),
+         (releases, ("halted_ns", "watched_ns")))
 """Columns with moments at which something was done; none may be later than now. ``sales`` re-dates purchases itself."""
 
 

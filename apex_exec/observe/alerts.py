@@ -111,6 +111,9 @@ ALERTS = (
           "spans of traced calls are lost: {{ $labels.outcome }}",
           "`undelivered`: the log says why `traces.endpoint` takes none; `dropped`: it takes fewer than there are, so "
           "lower `traces.sample_ratio`, or have hosts sample fewer calls."),
+    Alert("ApexExecHaltedServed", "warning", 15, "{P}market_halted_served{J} > 0",
+          "{{ $value }} plugins are served in a version whose release was halted because it fails too often",
+          "The log names them: `plugin rollback` goes back, and market.halted = \"go_back\" does so by itself."),
     Alert("ApexExecTicketsNear", "warning", 1, '{P}market_tickets{J,state="near"} > 0',
           "{{ $value }} tickets of paid plugins have to be answered within four hours",
           "The page Support of the console has them first; an author answers with `market ticket respond`."),

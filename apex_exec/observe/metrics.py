@@ -106,6 +106,8 @@ METRICS = _table(
            "When the latest accepted index expires."),
     Metric("market_tickets", "gauge", "Open tickets of paid plugins without a first answer: near the end of their "
            "24 hours (four hours or less), or late.", ("state",)),
+    Metric("market_halts_total", "counter", "Releases in stages that were halted by their failures."),
+    Metric("market_halted_served", "gauge", "Plugins that are served in a version whose release is halted."),
     Metric("market_revoked_total", "counter", "Installed versions that the marketplace's index revoked."),
     Metric("fleet_nodes", "gauge", "Nodes of the fleet, this one included, by state.", ("state",)),
     Metric("fleet_owned_plugins", "gauge", "Plugins that this node owns."),

@@ -50,6 +50,9 @@ class Context:
     """
     revoked: Callable[[Context, str], str] = lambda _context, _digest: ""
     """Why a marketplace forbids running the bytes of this digest; "" if none does. The answer comes from memory."""
+    halted: Callable[[Context, str], str] = lambda _context, _digest: ""
+    """Why the release of this digest is halted, so that it is not newly installed; "" if it is not. The answer comes
+    from memory."""
     withheld: Callable[[Context, sa.Connection, str], str] = lambda _context, _db, _digest: ""
     """The reason, as one word, why a version is not served for now; "" if it is served."""
     market_check: Callable[[Context, str], str] = lambda _context, _digest: ""

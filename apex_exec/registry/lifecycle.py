@@ -239,6 +239,7 @@ def install(ctx: Context, version: VersionRow) -> dict[str, Any]:
             return {"id": plugin.id, "version": plugin.version, "state": plugin.state, "waiting": [], "changed": False}
         raise Refusal("already_installed", f"{plugin.id} {plugin.version} is already installed", code=Code.CONFLICT,
                       hint=f"use `apex-exec plugin upgrade` for {version.version}")
+    check_not_halted(ctx, version)
     report = validate(ctx, version)
     version = fresh(ctx, version)
     ctx.at_point("validated")
@@ -279,9 +280,22 @@ def admit(ctx: Context, db: sa.Connection, version: VersionRow) -> None:
     keyring.require(signed, ctx.settings.security.require_signature)
 
 
+def admit_new(ctx: Context, db: sa.Connection, version: VersionRow) -> None:
+    """As ``admit``, for a version that is not served yet. Raises Refusal("release_halted") too."""
+    admit(ctx, db, version)
+    check_not_halted(ctx, version)
+
+
+def check_not_halted(ctx: Context, version: VersionRow) -> None:
+    """Raises Refusal("release_halted") if the marketplace, or this daemon, has halted the version's release."""
+    if why := ctx.halted(ctx, version.digest):
+        raise Refusal("release_halted", f"the release of {version.plugin} {version.version} is halted: {why}",
+                      hint="use another version, or try again when the release is resumed", code=Code.CONFLICT)
+
+
 def finish_install(ctx: Context, db: sa.Connection, plugin: PluginRow, version: VersionRow) -> None:
     """Writes the rows of a first version that has everything it needs."""
-    admit(ctx, db, version)
+    admit_new(ctx, db, version)
     now_ns = ctx.now_ns()
     manifest = manifest_of(version)
     # after a lifted denial or a repeated check: the only way on is through `validated`

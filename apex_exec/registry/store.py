@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable, Iterable
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import msgspec
 import sqlalchemy as sa
@@ -268,6 +268,23 @@ def list_served(db: sa.Connection, plugin: str | None = None) -> list[tuple[Plug
     return [(PluginRow(*row[:width]), VersionRow(*row[width:])) for row in db.execute(query)]
 
 
+class Served(NamedTuple):
+    """The version that an installed plugin serves."""
+
+    plugin: str
+    version: str
+    digest: str
+
+
+def list_installed(db: sa.Connection, states: Iterable[str]) -> list[Served]:
+    """As ``list_served``, of the plugins in one of ``states`` and without their manifests: these are long, and this is
+    asked every few seconds."""
+    query = sa.select(t.plugins.c.id, t.versions.c.version, t.versions.c.digest).join(
+        t.versions, sa.and_(t.versions.c.plugin == t.plugins.c.id, t.versions.c.version == t.plugins.c.version)).where(
+        t.plugins.c.state.in_(tuple(states))).order_by(t.plugins.c.id)
+    return [Served(*row) for row in db.execute(query)]
+
+
 def is_paid(version: VersionRow) -> bool:
     """Whether a version's manifest has a price. A version whose manifest cannot be read is not served anyway."""
     try:
@@ -297,6 +314,16 @@ def list_installs(db: sa.Connection, plugin: str | None = None, limit: int = 100
     query = sa.select(t.installs).order_by(t.installs.c.id.desc()).limit(limit)
     rows = db.execute(query if plugin is None else query.where(t.installs.c.plugin == plugin))
     return _all(InstallRow, rows)[::-1]
+
+
+SWITCHES = ("install", "upgrade", "rollback", "remove")
+"""The operations of the history after which a plugin serves another version, or none."""
+
+
+def list_switches(db: sa.Connection) -> list[InstallRow]:
+    """Every line of the history that changed which version a plugin serves, oldest first."""
+    query = sa.select(t.installs).where(t.installs.c.operation.in_(SWITCHES)).order_by(t.installs.c.id)
+    return _all(InstallRow, db.execute(query))
 
 
 # ---------------------------------------------------------------------- enablement

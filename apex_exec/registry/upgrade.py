@@ -22,7 +22,8 @@ from apex_exec.registry.bundles.manifest import Manifest
 from apex_exec.registry.context import Context
 from apex_exec.registry.lifecycle import (
     SERVED,
-    admit,
+    admit_new,
+    check_not_halted,
     find_plugin,
     find_served,
     finish_install,
@@ -65,6 +66,7 @@ def upgrade(ctx: Context, bundle: Bundle, signatures: bytes, canary: CanaryCall)
         raise Refusal("not_newer", f"{wanted.version} is not newer than {plugin.id} {old.version}, which is served",
                       code=Code.CONFLICT, hint="give it a higher version, or use `apex-exec plugin rollback`")
     new = register(ctx, bundle, signatures)
+    check_not_halted(ctx, new)
     report = validate(ctx, new)
     new = fresh(ctx, new)
     difference = diff(manifest_of(old), wanted)
@@ -119,7 +121,7 @@ def switch(ctx: Context, new: VersionRow, canary: CanaryCall, operation: str) ->
         if row.version != before.version or row.state not in SERVED:
             raise Refusal("changed_meanwhile", f"{row.id} was changed by another operation", code=Code.CONFLICT,
                           hint="look at it with `apex-exec plugin show` and try again")
-        admit(ctx, db, new)
+        admit_new(ctx, db, new)
         db_.change_plugin(db, row.id, now_ns, version=new.version, author_key=new.author_key, name=manifest.name,
                           author=manifest.author)
         if row.state == "quarantined":  # the quarantine was for the old version
@@ -177,6 +179,7 @@ def rollback(ctx: Context, plugin: str, to: str | None, canary: CanaryCall) -> d
     if to is not None and to == now.version:
         return {"id": plugin, "version": now.version, "state": now.state, "waiting": [], "changed": False}
     row, target = ctx.store.transact(choose)
+    check_not_halted(ctx, target)
     read_bundle(ctx, target.digest)
     signed = ctx.store.transact(lambda db: keyring.evaluate(db, target.digest, keyring.stored(db, target.digest),
                                                          ctx.now_ns()))

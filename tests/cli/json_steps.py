@@ -89,7 +89,11 @@ def walk_market(walk: Walk, folder: Path) -> None:
          "--key", "bob")
     walk("market", "status", number)
     walk("market", "status")
+    walk("market", "publish", number, "--by", "olga", "--percent", 25)
+    walk("market", "halt", "sums", "--by", "olga", "--reason", "totals are wrong")
+    walk("market", "resume", "sums", "--by", "olga", "--reason", "they are right")
     walk("market", "publish", number, "--by", "olga")
+    assert walk("market", "figures", "--as", "ann")["plugins"][0]["versions"][0]["state"] == "published"
     walk("market", "search", "sums")
     walk("market", "show", "sums")
     walk("market", "customer", USER, "initech")

@@ -179,8 +179,8 @@ def forms(csrf: str) -> dict[str, tuple[str, dict[str, str]]]:
     }
 
 
-READ = {"market.source": f"/review/{NEXT}/file?path=plugin.py", "market.mine": "/mine", "billing.months": "/money",
-        "billing.page": "/money/2026-08", "billing.csv": "/money/2026-08/csv"}
+READ = {"market.source": f"/review/{NEXT}/file?path=plugin.py", "market.mine": "/mine", "market.figures": "/mine",
+        "billing.months": "/money", "billing.page": "/money/2026-08", "billing.csv": "/money/2026-08/csv"}
 
 
 @pytest.mark.slow_after(2)
@@ -233,6 +233,15 @@ def test_an_author_cannot_review_under_any_name(console: Console, daemon: Daemon
     assert daemon.operate("market.status", submission=NEXT)["state"] == "in_review"
     mine = text_of(console.browser("paul", "author").get("/mine").body)
     assert "You have not submitted a plugin yet" in mine, "others' submissions are not shown"
+
+
+@pytest.mark.parametrize("percent", ["", "0", "-5", "abc", "101", "5.5"])
+def test_a_share_that_is_none_publishes_to_nobody(rita: Browser, daemon: Daemon, percent: str) -> None:
+    token = rita.get("/doctor").csrf
+    answer = rita.post(f"/review/{NEXT}/publish", csrf=token, percent=percent)
+    assert answer.status == 303
+    assert "1 to 100 percent" in text_of(rita.get(answer.headers["location"]).body)
+    assert daemon.operate("market.status", submission=NEXT)["state"] == "in_review"
 
 
 def test_a_decision_counts_for_the_bytes_that_were_read(rita: Browser, daemon: Daemon) -> None:

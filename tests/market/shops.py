@@ -13,9 +13,11 @@ import msgspec
 from apex_exec.config import Settings, load_settings
 from apex_exec.market.arguments import OPERATIONS
 from apex_exec.market.operations import Operations
+from apex_exec.market.releases.watching import Watching
 from apex_exec.market.review.states import CHECKLIST
 from apex_exec.market.review.workflow import Machine
 from apex_exec.market.shop.entitlements import Entitlements
+from apex_exec.market.shop.following import Following
 from apex_exec.market.shop.storefront import Shop
 from apex_exec.registry import store as registry
 from apex_exec.registry.store import Store
@@ -77,7 +79,10 @@ class Market:
         machine = Machine(lambda _context, _bundle: (self.scan_errors, self.scan_warnings), self._tests,
                           lambda *_: self.proof, lambda _bundle: self.scaffold,
                           lambda _context, digest, _reason: self.stopped.append(digest))
-        self.operations = Operations(self.shop, machine, self.entitlements)
+        self.following = Following(self.shop)
+        self.seconds = 0.0
+        self.watching = Watching(self.shop, self.following, lambda: self.seconds)
+        self.operations = Operations(self.shop, machine, self.entitlements, self.watching)
         self.handlers = self.operations.handlers()
 
     def _audit(self, resource: str, action: str, metadata: dict[str, Any]) -> None:

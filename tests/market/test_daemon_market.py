@@ -13,12 +13,12 @@ from typing import Any
 
 import pytest
 
-from apex_exec.client import AdminClient, AdminRefused
+from apex_exec.client import AdminClient, AdminRefused, CallError
 from apex_exec.ledger.reading import read_events
 from apex_exec.registry.trust.signing import new_key
 from tests.market.shops import PAID, README, USER, write_bundle
 from tests.support import need
-from tests.support.daemon import Daemon
+from tests.support.daemon import Daemon, wait_for
 
 SUPPORT = {"contact": "help@acme.example", "responseHours": 12}
 PLUGIN = b"""from workers import Plugin
@@ -53,6 +53,22 @@ def cli(daemon: Daemon, *arguments: str, status: int = 0) -> Any:
                           capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == status, (done.stdout, done.stderr)
     return json.loads(done.stdout) if "--json" in arguments and status == 0 else done.stdout + done.stderr
+
+
+def see_where_it_fails(daemon: Daemon) -> None:
+    """A call fails, and the author sees of it the class and the line."""
+    from apex_exec.client import Client
+
+    with Client(daemon.endpoint) as host, pytest.raises(CallError):
+        host.invoke("sums", "onDataFetch", USER, {"query": "q", "filters": {"values": ["alice@example.com"]}})
+    wait_for(lambda: (row := cli(daemon, "market", "figures", "--as", "ann", "--json")["plugins"][0]["versions"][0])
+             and row["calls"] >= 4 and row["signatures"], 60, "the figures")
+    (row,) = cli(daemon, "market", "figures", "sums", "--as", "ACME corp", "--json")["plugins"][0]["versions"]
+    assert (row["version"], row["installs"], row["failures"], row["codes"]) == ("1.0.0", 1, 1, {"PLUGIN_ERROR": 1})
+    (kind,) = row["signatures"]
+    assert (kind["code"], kind["exception"], kind["place"]) == ("PLUGIN_ERROR", "TypeError", "plugin.py:11")
+    said = cli(daemon, "market", "figures", "--as", "ann")
+    assert "plugin.py:11" in said and "alice" not in said and row["p50Ms"] <= row["p95Ms"]
 
 
 @pytest.mark.slow
@@ -107,6 +123,7 @@ def test_from_submission_to_statement(daemon: Daemon, tmp_path: Path) -> None:
     assert report["usage"][0]["calls"] == 3 and 0 < report["usage"][0]["cpuSeconds"] < 1
     mine = cli(daemon, "billing", "report", "--month", month, "--author", "ACME Corp", "--json")
     assert mine["due"] == {"USD": 1396}
+    see_where_it_fails(daemon)
     assert "purchase k1" in cli(daemon, "billing", "report", "--month", month, "--customer", "initech", "--csv")
     assert "not over yet" in cli(daemon, "billing", "close", "--month", month, status=1)
     ticket = cli(daemon, "market", "ticket", "open", "sums", "--user", USER, "--subject", "no totals", "--json")

@@ -170,7 +170,8 @@ def test_publishing_counter_signs_the_digest_with_the_market_key(market: Market,
     assert verify_digest(raw_public(market.shop.key()).hex(), shown["digest"], signature)
     assert [row["id"] for row in market("market.search", words="SUMS acme")] == ["sums"]
     assert market("market.search", words="nothing") == []
-    assert market("market.show", plugin="sums")["versions"] == [{"version": "1.0.0", "state": "published"}]
+    assert market("market.show", plugin="sums")["versions"] == [
+        {"version": "1.0.0", "state": "published", "percent": 100}]
 
 
 def test_the_bytes_of_a_bundle_may_be_submitted_over_the_wire(market: Market, tmp_path: Path) -> None:

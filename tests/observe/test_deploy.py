@@ -66,6 +66,7 @@ CASES: dict[str, tuple[dict[str, str], dict[str, str]]] = {
     "ApexExecTracesLost": ({'trace_spans_total{outcome="dropped"}': "0+1x60"},
                            {'trace_spans_total{outcome="exported"}': "0+9x60",
                             'trace_spans_total{outcome="undelivered"}': "7x60"}),
+    "ApexExecHaltedServed": ({"market_halted_served": "1x60"}, {"market_halted_served": "1x10 0x50"}),
     "ApexExecTicketsNear": ({'market_tickets{state="near"}': "2x60"},
                             {'market_tickets{state="near"}': "0x60", 'market_tickets{state="late"}': "1x60"}),
     "ApexExecTicketsLate": ({'market_tickets{state="late"}': "1x60"},

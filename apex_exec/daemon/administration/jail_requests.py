@@ -73,7 +73,8 @@ class JailRequests:
         self._trials: dict[tuple[str, str], _Trial] = {}
         self._probes = 0
         self.table: dict[str, Ask] = {
-            "probe": self._probe, "canary": self._canary, "smoke": self._smoke, "drop": self._drop}
+            "probe": self._probe, "canary": self._canary, "smoke": self._smoke, "drop": self._drop,
+            "failures": lambda _params, answer: answer(True, self._verdicts.failures.take())}
 
     def _probe(self, params: dict[str, Any], answer: Answer) -> None:
         if self._probes >= PROBES_MAX:

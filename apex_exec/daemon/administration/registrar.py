@@ -231,6 +231,7 @@ class Registrar:
         threading.Thread(target=self._submission_lane, name="registrar-submissions", daemon=True).start()
         threading.Thread(target=self._keep, name="registrar-keep", daemon=True).start()
         threading.Thread(target=self._follow, name="registrar-index", daemon=True).start()
+        threading.Thread(target=self._watch, name="registrar-releases", daemon=True).start()
         handlers: Handlers = {messages.Op: self._take, messages.NewSettings: self._change_settings,
                               messages.Answered: self._link.answered}
         while (found := self._link.receive()) is not None:
@@ -397,6 +398,12 @@ class Registrar:
             self._look_again.wait(wait)
             self._look_again.clear()
 
+    def _watch(self) -> None:
+        """Looks at the releases that go out in stages, again and again."""
+        while True:
+            context = self._context
+            time.sleep(market.watch(context) if context is not None else OPENING_SECONDS)
+
     def _tell_anew(self) -> None:
         """Makes every spec of the rows and the settings as they are now and sends them all; tried again every second
         for as long as the rows cannot be read."""
@@ -428,6 +435,7 @@ class Registrar:
             ledger_ns=time.time_ns,
             ask=self._link.ask, publish=self._tell, withdraw=self._telling.removed,
             in_doubt=self._doubt.set, entitled=market.entitled, revoked=market.revoked, withheld=market.withheld,
+            halted=market.halted,
             tell_settings=lambda plugin, sets, whole, locked: self._link.send(
                 messages.SettingsOf(plugin, sets, whole, locked)),
             settled_ns=lambda: self._settled.sample(self._now_ns(), time.monotonic_ns()), market_check=market.check,

@@ -21,14 +21,14 @@ OPERATIONS_OF: dict[str, tuple[str, ...]] = {
         "plugin.revokeVersion", "plugin.rollback", "plugin.settings.get", "plugin.settings.set",
         "plugin.settings.unset", "plugin.upgrade", "plugin.verify"),
     "approver": ("plugin.approve", "plugin.deny", "plugin.request", "plugin.revoke"),
-    "reviewer": ("market.approve", "market.comment", "market.publish", "market.read", "market.reject",
-                 "market.review", "market.revoke", "market.source"),
+    "reviewer": ("market.approve", "market.comment", "market.halt", "market.publish", "market.read", "market.reject",
+                 "market.resume", "market.review", "market.revoke", "market.source"),
     "finance": (
         "billing.close", "billing.csv", "billing.enterprise", "billing.months", "billing.page", "billing.report",
         "billing.status", "market.buy", "market.customer", "market.entitle", "market.refund", "market.report"),
     "author": (
-        "market.mine", "market.submit", "market.ticket.close", "market.ticket.open", "market.ticket.respond",
-        "plugin.register", "plugin.sign", "plugin.upload", "plugin.validate"),
+        "market.figures", "market.mine", "market.submit", "market.ticket.close", "market.ticket.open",
+        "market.ticket.respond", "plugin.register", "plugin.sign", "plugin.upload", "plugin.validate"),
     ADMIN: ("audit.accept", "audit.erase", "door.token.new", "door.token.revoke", "keys.register", "keys.revoke",
             "market.clock", "plugin.storage.erase", "plugin.storage.export", "secrets.rotate", "state.backup"),
 }
@@ -40,7 +40,8 @@ what is known of one person."""
 ROLE_NEEDED = {operation: role for role, operations in OPERATIONS_OF.items() for operation in operations}
 READING = frozenset(OPERATIONS_OF["viewer"]) | {
     "audit.events", "audit.read", "audit.verify", "billing.csv", "billing.months", "billing.page", "billing.report",
-    "billing.status", "market.mine", "market.report", "market.source", "plugin.logs", "plugin.settings.get"}
+    "billing.status", "market.figures", "market.mine", "market.report", "market.source", "plugin.logs",
+    "plugin.settings.get"}
 """Operations that change nothing. A ledger that is slow to commit holds up none of them."""
 
 

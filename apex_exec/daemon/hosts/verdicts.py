@@ -13,6 +13,7 @@ from apex_exec.catalogue.hooks import RENDERING
 from apex_exec.core.actions import Verdict
 from apex_exec.core.policy import Denied, check
 from apex_exec.core.scheduler.pool import Pool
+from apex_exec.daemon.failure_places import FailurePlaces
 from apex_exec.daemon.hosts.dispatch_runs import DispatchRuns
 from apex_exec.daemon.hosts.pending_table import PendingTable, Watcher
 from apex_exec.daemon.hosts.replies import Replies
@@ -59,6 +60,7 @@ class Verdicts:
         self._failed = failed
         self._plugin_settings = plugin_settings
         self._redactors = plugin_settings.redactors
+        self.failures = FailurePlaces()
 
     def watch(self, call: int, settled: Watcher) -> None:
         """Has ``settled`` called with the outcome of ``call``, which is the daemon's own call and not a host's."""
@@ -188,6 +190,11 @@ class Verdicts:
         log and the plugin's log."""
         now_ns, plugin = _clock_ns(), verdict.plugin
         self._metrics.failure(plugin, outcome.code, now_ns)
+        spec = self._pool.spec_of(plugin, verdict.worker)
+        if spec is not None:
+            details = outcome.details
+            self.failures.add(plugin, spec.digest, outcome.code, str(details.get("exception", "")),
+                              str(details.get("traceback", "")))
         logs = self._logs
         if logs.failure_room(plugin, now_ns):
             text = f"{verdict.hook} failed: {outcome.code}: {outcome.message}"

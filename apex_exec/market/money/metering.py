@@ -49,10 +49,9 @@ class Usage(msgspec.Struct):
     def add(self, event: Event) -> None:
         """Counts one event; an event that is not usage changes nothing."""
         if event.event_type == EXECUTION:
-            run_ms = _number(event.metadata.get("executionTimeMs"))
-            code = event.metadata.get("code")
-            if code in NEVER_RAN or (code in NOT_RUN_WITHOUT_TIME and not run_ms):
+            if not has_run(event):
                 return
+            run_ms = _number(event.metadata.get("executionTimeMs"))
             self.calls += 1
             self.cpu_us += round(_number(event.metadata.get("cpuMs")) * 1000)
             self.host_cpu_us += round(_number(event.metadata.get("hostCpuMs")) * 1000)
@@ -68,6 +67,14 @@ class Usage(msgspec.Struct):
         return {"calls": self.calls, "cpuSeconds": self.cpu_us / 1e6, "hostCpuSeconds": self.host_cpu_us / 1e6,
                 "memoryMbSeconds": self.memory_mb_ms / 1e3,
                 "apiCalls": self.api_calls, "networkRequests": self.network_requests}
+
+
+def has_run(event: Event) -> bool:
+    """Whether the hook of an execution ran: only then it is a call that counts."""
+    code = event.metadata.get("code")
+    if code in NEVER_RAN:
+        return False
+    return code not in NOT_RUN_WITHOUT_TIME or bool(_number(event.metadata.get("executionTimeMs")))
 
 
 def meter(events: Iterable[Event], month: str = "", before: Mapping[Key, Usage] | None = None) -> dict[Key, Usage]:

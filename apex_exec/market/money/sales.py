@@ -102,7 +102,8 @@ def buy(db: sa.Connection, now_ns: int, *, plugin: str, user_id: str, key: str, 
 
     ``customer`` pays for the user from now on; "" changes nothing about that. The same key again returns the same
     purchase and changes nothing, not even who pays. Raises Refusal: idempotency_conflict (the key was used for another
-    plugin, user or customer), plugin_unknown, plugin_revoked, plugin_deprecated, plugin_free, already_owned.
+    plugin, user or customer), plugin_unknown, plugin_revoked, plugin_deprecated, release_halted,
+    plugin_free, already_owned.
     """
     user_id, customer = check_user(user_id), check_customer(customer) if customer else ""
     request = f"{plugin} {user_id} {customer}".rstrip()
@@ -116,6 +117,9 @@ def buy(db: sa.Connection, now_ns: int, *, plugin: str, user_id: str, key: str, 
     if offer.state == "revoked":
         raise Refusal("plugin_revoked", f"{plugin} was revoked by the marketplace, so it cannot be bought")
     last = _last_of_run(owned_by(db, plugin, user_id), now_ns)
+    if last is None and offer.state == "halted":
+        raise Refusal("release_halted", f"the only version of {plugin} was halted because it failed too often, so it "
+                      "cannot be bought until its release is resumed", code=Code.CONFLICT)
     if last is not None and last.ends_ns is None:
         raise Refusal("already_owned", f"{user_id} already owns {plugin} without a time limit", code=Code.CONFLICT,
                       details={"purchase": last.key})

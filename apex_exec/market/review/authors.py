@@ -24,14 +24,7 @@ NOTES_MAX = 50
 def mine(db: sa.Connection, now_ns: int, name: str) -> dict[str, Any]:
     """The latest submissions that ``name`` made or is the author of, and what has become of their plugins. Raises
     Refusal("submitter_missing")."""
-    if not name.strip():
-        raise Refusal("submitter_missing", "say whose submissions these are", code=Code.INVALID_INPUT)
-    words = name.casefold().split()
-    like = sa.or_(*(sa.func.lower(column).contains(words[0], autoescape=True)
-                    for column in (submissions.c.author, submissions.c.submitter)))
-    own = [one for one in (as_struct(row, subs.Submission) for row in db.execute(
-        sa.select(submissions).where(like).order_by(submissions.c.id.desc())))
-        if same_person(one.author, name) or same_person(one.submitter, name)]
+    own = own_submissions(db, name)
     plugins = {one.plugin for one in own}
     sold: dict[str, dict[str, dict[str, int]]] = {}
     for sale in sales.everything(db):
@@ -44,6 +37,18 @@ def mine(db: sa.Connection, now_ns: int, name: str) -> dict[str, Any]:
     return {"name": name, "submissions": [_shown(db, one) for one in own[:SUBMISSIONS_MAX]],
             "plugins": [{"plugin": plugin, "sales": sold.get(plugin, {}), "tickets": waiting.get(plugin)}
                         for plugin in sorted(plugins)]}
+
+
+def own_submissions(db: sa.Connection, name: str) -> list[subs.Submission]:
+    """The submissions that ``name`` made or is the author of, latest first. Raises Refusal("submitter_missing")."""
+    if not name.strip():
+        raise Refusal("submitter_missing", "say whose submissions these are", code=Code.INVALID_INPUT)
+    words = name.casefold().split()
+    like = sa.or_(*(sa.func.lower(column).contains(words[0], autoescape=True)
+                    for column in (submissions.c.author, submissions.c.submitter)))
+    return [one for one in (as_struct(row, subs.Submission) for row in db.execute(
+        sa.select(submissions).where(like).order_by(submissions.c.id.desc())))
+        if same_person(one.author, name) or same_person(one.submitter, name)]
 
 
 def _shown(db: sa.Connection, one: subs.Submission) -> dict[str, Any]:

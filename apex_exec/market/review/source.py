@@ -99,7 +99,7 @@ def _both(shop: Shop, submission: int, base: int) -> tuple[Submission, list[dict
             raise Refusal("base_unknown", f"submission {base} is none of the earlier ones of {one.plugin}",
                           code=Code.NOT_FOUND)
         return one, earlier, chosen
-    approved = (other for other in others if other.state in ("approved", "published", "deprecated"))
+    approved = (other for other in others if other.state in ("approved", "staged", "published", "deprecated"))
     return one, earlier, next(approved, None)
 
 

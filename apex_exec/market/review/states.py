@@ -10,7 +10,7 @@ from typing import Literal
 from apex_exec.errors import Code, Refusal
 
 State = Literal["draft", "submitted", "scanning", "in_review", "approved", "changes_requested", "rejected",
-                "published", "deprecated", "revoked"]
+                "staged", "halted", "published", "deprecated", "revoked"]
 
 MOVES: dict[str, tuple[str, ...]] = {
     "draft": ("submitted",),
@@ -18,15 +18,22 @@ MOVES: dict[str, tuple[str, ...]] = {
     "scanning": ("in_review", "changes_requested"),
     "in_review": ("approved", "changes_requested", "rejected"),
     "changes_requested": ("submitted",),
-    "approved": ("published",),
+    "approved": ("staged", "published"),
     "rejected": (),
-    "published": ("deprecated", "revoked"),
+    "staged": ("published", "halted", "revoked"),
+    "halted": ("staged", "published", "revoked"),
+    "published": ("halted", "deprecated", "revoked"),
     "deprecated": ("revoked",),
     "revoked": (),
 }
 """state → the states that may follow. ``scanning → changes_requested`` is the machine's own refusal;
 ``changes_requested → submitted`` tries the same bytes again (a support contact was missing, a coverage run hit its time
-limit)."""
+limit). A version that is ``staged`` is offered to a share of the customers; one that is ``halted`` to nobody, until
+somebody resumes it."""
+
+OFFERED = {"published": 4, "staged": 3, "deprecated": 2, "halted": 1, "revoked": 0}
+"""The states of a version that was put on offer, in any way, and which of a plugin's versions speaks for it: that with
+the highest number here."""
 
 QUEUED = ("submitted", "scanning", "in_review")
 """The states that wait for us, and so have a place in the queue."""

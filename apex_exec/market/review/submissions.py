@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from apex_exec.common.names import version_key
 from apex_exec.errors import Code, Refusal
 from apex_exec.market.money.pricing import DatedPrice, Price, price_at
-from apex_exec.market.review.states import QUEUED, check_decision, check_move, check_reviewer, same_person
+from apex_exec.market.review.states import OFFERED, QUEUED, check_decision, check_move, check_reviewer, same_person
 from apex_exec.market.store import as_struct, decisions, moves, prices, submissions
 
 HELD_NS = 30 * 86_400 * 10**9
@@ -72,7 +72,7 @@ def submit(db: sa.Connection, now_ns: int, *, plugin: str, version: str, digest:
             raise Refusal("author_key_changed",
                           f"{plugin} was signed by the key {old.author_key}, but this bundle is not",
                           hint="sign it with `apex-exec plugin sign`; ask the operator about a new key")
-        if old.version == version and old.state in ("published", "deprecated", "revoked"):
+        if old.version == version and old.state in OFFERED:
             raise Refusal("version_taken", f"{plugin} {version} is {old.state}", hint="give it a higher version",
                           code=Code.CONFLICT)
     same = [old for old in known if (old.version, old.digest) == (version, digest)]
@@ -179,14 +179,14 @@ def price_history(db: sa.Connection, plugin: str) -> list[DatedPrice]:
 
 
 def listing(db: sa.Connection, plugin: str) -> Submission | None:
-    """What is on offer of ``plugin``: its latest published version, otherwise its latest deprecated or revoked one."""
-    rank = {"published": 2, "deprecated": 1, "revoked": 0}
-    return max(offered(db, plugin), key=lambda one: (rank[one.state], version_key(one.version)), default=None)
+    """What is on offer of ``plugin``: its latest published version, otherwise the latest of the state that comes next
+    in ``OFFERED``."""
+    return max(offered(db, plugin), key=lambda one: (OFFERED[one.state], version_key(one.version)), default=None)
 
 
 def offered(db: sa.Connection, plugin: str = "") -> list[Submission]:
     """Everything that was ever published, of one plugin or all, by plugin and age."""
-    query = sa.select(submissions).where(submissions.c.state.in_(("published", "deprecated", "revoked"))).order_by(
+    query = sa.select(submissions).where(submissions.c.state.in_(OFFERED)).order_by(
         submissions.c.plugin, submissions.c.id)
     rows = db.execute(query.where(submissions.c.plugin == plugin) if plugin else query)
     return [as_struct(row, Submission) for row in rows]

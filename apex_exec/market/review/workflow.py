@@ -12,6 +12,7 @@ import sqlalchemy as sa
 from cryptography.exceptions import InvalidSignature
 
 from apex_exec.errors import Code, Refusal
+from apex_exec.market.releases import stages
 from apex_exec.market.review import checks, comments, reviewers
 from apex_exec.market.review import submissions as subs
 from apex_exec.market.review.states import CHECKLIST
@@ -148,14 +149,20 @@ class Reviewing:
             checklist=checklist, signed=(signed.key_id, signed.statement, signed.signature)))
         return self.status(submission, "")
 
-    def publish(self, submission: int, publisher: str, uid: int) -> Any:
-        """Counter-signs, and writes the bundle before the index: an index never names a bundle that is missing."""
+    def publish(self, submission: int, publisher: str, uid: int, percent: int = 0) -> Any:
+        """Counter-signs, and writes the bundle before the index: an index never names a bundle that is missing.
+
+        With ``percent``, a stage of a release: the first one of an approved submission, or the next one. A price of a
+        plugin that is on offer already changes when its release has reached everybody.
+        """
         if not submission:
             index = self.shop.change(self.shop.write_index)
             return {"index": index.version, "expiresNs": index.expires_ns}
         if not publisher.strip():
             raise Refusal("publisher_missing", "a publication needs the publisher's name", code=Code.INVALID_INPUT,
                           hint="name yourself with --by")
+        if percent:
+            stages.check_percent(percent)
         one = self.shop.read(lambda db: subs.get(db, submission))
         entry = None
         if one.state == "approved":
@@ -165,13 +172,30 @@ class Reviewing:
         def work(db: sa.Connection, now_ns: int) -> Any:
             current = subs.get(db, submission)
             subs.check_digest(db, current, one.digest)
-            moved = subs.move(db, now_ns, submission, "published", actor=publisher, uid=uid, reason="published")
-            assert entry is not None  # the move was legal, so the submission was approved
-            self.shop.record(db, moved, entry)
-            subs.set_price(db, now_ns, moved.plugin, subs.decode_price(moved.price))
+            share = percent or 100
+            release = stages.find(db, current.digest)
+            if current.state == "halted":
+                raise Refusal("release_halted", f"the release of {current.plugin} {current.version} was halted, so it "
+                              "does not go on to another stage", code=Code.CONFLICT,
+                              hint=f"`apex-exec market resume {current.plugin}` lets it go on")
+            if release is not None:
+                stages.widen(db, now_ns, release, share)
+            target = "published" if share == 100 else "staged"
+            moved = current
+            if release is None or current.state != target:
+                reason = target if share == 100 else f"offered to {share} % of the customers"
+                moved = subs.move(db, now_ns, submission, target, actor=publisher, uid=uid, reason=reason)
+            if current.state == "approved":
+                assert entry is not None  # it was approved above, too: the digest is the same
+                self.shop.record(db, moved, entry)
+                if percent:
+                    stages.begin(db, now_ns, moved, share)
+            if share == 100 or not subs.price_history(db, moved.plugin):
+                subs.set_price(db, now_ns, moved.plugin, subs.decode_price(moved.price))
             index = self.shop.write_index(db, now_ns)
             return {"plugin": moved.plugin, "version": moved.version, "digest": moved.digest, "state": moved.state,
-                    "index": index.version, "expiresNs": index.expires_ns, "place": str(self.shop.public)}
+                    "percent": share, "index": index.version, "expiresNs": index.expires_ns,
+                    "place": str(self.shop.public)}
 
         return self.shop.change(work)
 
@@ -186,7 +210,8 @@ class Reviewing:
             if not found:
                 raise Refusal("plugin_unknown", f"the marketplace has no {plugin[:60]!r} {version[:20]}".rstrip(),
                               code=Code.NOT_FOUND)
-            moving = [one for one in found if one.state != target and (version or one.state != "revoked")]
+            left = ("revoked", "staged", "halted") if deprecate else ("revoked",)
+            moving = [one for one in found if one.state != target and (version or one.state not in left)]
             for one in moving:
                 subs.move(db, now_ns, one.id, target, actor=actor, uid=context.uid, reason=reason)
             self.shop.write_index(db, now_ns)

@@ -19,7 +19,7 @@ import sqlalchemy as sa
 
 from apex_exec.errors import Refusal
 from apex_exec.market.shop.download import fetch
-from apex_exec.market.shop.index import INDEX_BYTES_MAX, NAME, Index
+from apex_exec.market.shop.index import INDEX_BYTES_MAX, NAME, Entry, Index
 from apex_exec.market.shop.storefront import Shop, write_whole
 from apex_exec.registry import lifecycle
 from apex_exec.registry import store as registry
@@ -49,6 +49,9 @@ class Following:
         self._index: Index | None = None
         self._revoked: dict[str, str] = {}
         self._listed: frozenset[str] = frozenset()
+        self._halted: frozenset[str] = frozenset()
+        self.staged: dict[str, Entry] = {}
+        """The versions that the index offers to a share of the customers, by digest."""
         self._was_stale = False
         self._failures = 0
 
@@ -56,6 +59,21 @@ class Following:
     def revoked(self, digest: str) -> str:
         """Why the marketplace forbids running these bytes; "" if it does not."""
         return self._revoked.get(digest, "")
+
+    def halted(self, digest: str) -> str:
+        """Why the marketplace's index offers these bytes to nobody for now; "" if it does not say so."""
+        return "by the marketplace" if digest in self._halted else ""
+
+    @property
+    def has_halted(self) -> bool:
+        """Whether the index lists a halted release at all."""
+        return bool(self._halted)
+
+    def share(self, digest: str) -> int:
+        """The percentage of the customers that the index offers these bytes to; 0 if that is nobody."""
+        if digest in self.staged:
+            return self.staged[digest].percent
+        return 100 if digest in self._listed and not (self.halted(digest) or self.revoked(digest)) else 0
 
     def stale(self, context: Context) -> str:
         """Why the followed index is no longer valid; "" if it is, or none is followed."""
@@ -83,6 +101,7 @@ class Following:
                           + (f" ({self.trouble})" if self.trouble else ""), hint="check market.index")
         index = self._index
         return (f"index {index.version if index else 0} of the marketplace does not revoke it"
+                + ("; it halts its release" if self.halted(digest) else "")
                 + ("" if digest in self._listed else "; it is not listed there"))
 
     # ------------------------------------------------------------------ following the index
@@ -170,11 +189,14 @@ class Following:
     def _follow(self, place: str) -> None:
         if place != self._place:
             self._place, self._index, self._revoked, self._listed = place, None, {}, frozenset()
+            self._halted, self.staged = frozenset(), {}
 
     def _take(self, index: Index) -> None:
         self._index = index
         self._revoked = {entry.digest: "by the marketplace" for entry in index.plugins if entry.state == "revoked"}
         self._listed = frozenset(entry.digest for entry in index.plugins)
+        self._halted = frozenset(entry.digest for entry in index.plugins if entry.state == "halted")
+        self.staged = {entry.digest: entry for entry in index.plugins if entry.state == "staged"}
 
     def _kept(self) -> Path:
         return self.shop.folder / "taken" / f"{hashlib.sha256(self._place.encode()).hexdigest()[:32]}.json"

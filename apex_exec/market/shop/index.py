@@ -10,15 +10,17 @@ from __future__ import annotations
 
 import hashlib
 import re
-from typing import Any
+from typing import Any, NoReturn
 
 import msgspec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from apex_exec.common.canonical_json import canonical_json
 from apex_exec.common.names import is_early, version_key
+from apex_exec.core.staged_release import is_offered
 from apex_exec.errors import Code, Refusal
 from apex_exec.market.money.pricing import Price
+from apex_exec.market.review.states import OFFERED
 from apex_exec.registry.bundles.bounds import Bounds
 from apex_exec.registry.trust.signing import key_id_of, raw_public, verify_bytes
 
@@ -31,7 +33,8 @@ _DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
 class Entry(msgspec.Struct, frozen=True):
-    """One published version. ``digest`` names the bundle's content, ``sha256`` the bytes of its ``.apx``."""
+    """One published version. ``digest`` names the bundle's content, ``sha256`` the bytes of its ``.apx``. If ``state``
+    is "staged", it is offered to ``percent`` of the customers; if "halted", to nobody."""
 
     id: str
     version: str
@@ -50,6 +53,7 @@ class Entry(msgspec.Struct, frozen=True):
     homepage: str = ""
     keywords: list[str] = []
     icon: str = ""
+    percent: int = 100
 
     @property
     def path(self) -> str:
@@ -130,8 +134,17 @@ def open_index(data: bytes, keys: dict[str, str], now_ns: int, seen: Seen | None
     return index, now
 
 
-def find(index: Index, plugin: str, version: str = "") -> Entry:
-    """The requested version, otherwise the newest one on offer. Raises Refusal: plugin_unknown, plugin_revoked."""
+def is_open(entry: Entry, customer: str) -> bool:
+    """Whether a version is offered to ``customer``. A state that this release does not know is offered to nobody."""
+    if entry.state == "staged":
+        return is_offered(entry.digest, customer, entry.percent)
+    return entry.state in ("published", "deprecated")
+
+
+def find(index: Index, plugin: str, version: str = "", customer: str | None = None) -> Entry:
+    """The requested version, otherwise the newest one on offer to ``customer``; or, if that is None, the version that
+    speaks for the plugin, which everybody is offered if there is one. Raises Refusal: plugin_unknown, plugin_revoked,
+    release_halted, release_not_offered."""
     entries = [entry for entry in index.plugins if entry.id == plugin and version in ("", entry.version)]
     if not entries:
         raise Refusal("plugin_unknown", f"the index has no {plugin[:60]!r} {version[:20]}".rstrip(),
@@ -139,11 +152,25 @@ def find(index: Index, plugin: str, version: str = "") -> Entry:
     offered = [entry for entry in entries if entry.state != "revoked"]
     if not offered:
         raise Refusal("plugin_revoked", f"{plugin} was revoked by the marketplace")
-    best = max(offered, key=lambda entry: (entry.state == "published", not is_early(entry.version),
-                                                version_key(entry.version)))
+    if customer is not None:
+        offered = [entry for entry in offered if is_open(entry, customer)] or _closed(offered)
+    best = max(offered, key=lambda entry: (
+        OFFERED.get(entry.state, 0) if customer is None else entry.state in ("published", "staged"),
+        not is_early(entry.version), version_key(entry.version)))
     if not _DIGEST.fullmatch(best.digest) or not 0 < best.size <= Bounds.apx_bytes_max():
         raise _bad("index_invalid", f"the index has an invalid entry for {plugin}")
     return best
+
+
+def _closed(entries: list[Entry]) -> NoReturn:
+    """Nothing of a plugin is on offer to a customer: says why."""
+    last = max(entries, key=lambda entry: version_key(entry.version))
+    if last.state == "staged":
+        raise Refusal("release_not_offered", f"{last.id} {last.version} is offered to {last.percent} % of the "
+                      "customers so far, and not yet to this one", hint="try again when its release has gone on",
+                      code=Code.CONFLICT)
+    raise Refusal("release_halted", f"the release of {last.id} {last.version} was halted by the marketplace",
+                  hint="install another version, or try again when it is resumed", code=Code.CONFLICT)
 
 
 def check_bundle(label: str, size: int, sha256: str, data: bytes) -> None:
@@ -152,15 +179,16 @@ def check_bundle(label: str, size: int, sha256: str, data: bytes) -> None:
         raise _bad("bundle_swapped", f"the bundle of {label} is not the one that the index names", "use another mirror")
 
 
-def search(index: Index, words: str) -> list[Entry]:
-    """The offered entries whose id, name, author, description or keywords contain every word, newest version of each,
-    by id."""
+def search(index: Index, words: str, customer: str | None = None) -> list[Entry]:
+    """The entries on offer to ``customer``, or to anybody, whose id, name, author, description or keywords contain
+    every word, newest version of each, by id."""
     wanted = words.casefold().split()
     found: dict[str, Entry] = {}
     for entry in index.plugins:
         text = " ".join((entry.id, entry.name, entry.author, entry.description, *entry.keywords)).casefold()
-        if entry.state != "revoked" and all(word in text for word in wanted):
-            found[entry.id] = find(index, entry.id)
+        if entry.state != "revoked" and all(word in text for word in wanted) and (
+                customer is None or is_open(entry, customer)):
+            found[entry.id] = find(index, entry.id, customer=customer)
     return [found[name] for name in sorted(found)]
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import logging
+import secrets
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -35,6 +36,7 @@ from apex_exec.market.money.months import NS, month_interval, parse_month
 from apex_exec.market.money.shipping import Shipper
 from apex_exec.market.money.statements import Hosted
 from apex_exec.market.progress import LOOK_EVERY, Progress
+from apex_exec.market.releases import stages
 from apex_exec.market.review import submissions as subs
 from apex_exec.market.review.submissions import Submission
 from apex_exec.market.shop.files import PUBLIC_KEY, SharedFiles
@@ -242,8 +244,22 @@ class Shop:
         """What is published now, as an index that is not signed: version 0."""
         entries = {row.submission: msgspec.json.decode(row.entry, type=Entry)
                    for row in db.execute(sa.select(publications))}
+        percents = {release.digest: release.percent for release in stages.every(db)}
         return Index(0, now_ns, now_ns + LIFETIME_NS, [
-            msgspec.structs.replace(entries[one.id], state=one.state) for one in subs.offered(db)])
+            msgspec.structs.replace(entries[one.id], state=one.state, percent=percents.get(one.digest, 100))
+            for one in subs.offered(db)])
+
+    @cached_property
+    def customer(self) -> str:
+        """What this daemon is as a customer of a marketplace that it installs from: ``market.customer``, otherwise a
+        random id that is made once and that daemons with one store share. It decides which stage of a release includes
+        it. Raises Refusal, OSError."""
+        if self.settings.market.customer:
+            return " ".join(self.settings.market.customer.casefold().split())
+        path = self.folder / "installation"
+        if not path.exists():
+            write_whole(path, secrets.token_hex(16).encode())
+        return self.files.put_first("installation", path.read_bytes(), self.now_ns()).decode("ascii", "replace")
 
     def take_index(self, place: str, data: bytes, keys: dict[str, str], *, expired: bool = False) -> Index:
         """An index fetched from ``place``, checked against the newest one seen from there. Raises Refusal.
@@ -275,7 +291,7 @@ class Shop:
         if self.is_shared:
             self.shipper.ship()
             return self.read(lambda db: chains.usage_of(db, month))
-        path = self._ledger()
+        path = self.ledger
         if not path.exists():
             return {}
         since, until = (datetime.fromtimestamp(seconds, UTC) for seconds in window)
@@ -297,7 +313,7 @@ class Shop:
     @cached_property
     def shipper(self) -> Shipper:
         """Ships this daemon's ledger into the store. Raises LedgerError."""
-        return Shipper(self.engine, self.settings.state_path, self._ledger(), self.settings.node_name,
+        return Shipper(self.engine, self.settings.state_path, self.ledger, self.settings.node_name,
                        self.ledger_ns)
 
     def wait_for_chains(self, month: str, progress: Progress) -> None:
@@ -328,7 +344,7 @@ class Shop:
         """No bill of an open month needs the ids any longer that events of ``month`` and before may hold: it is closed.
         Whatever goes wrong is tried again when the next month is closed."""
         try:
-            forget_plain(self._ledger(), month)
+            forget_plain(self.ledger, month)
         except LedgerError as error:
             log.warning("%s", error)
 
@@ -337,7 +353,7 @@ class Shop:
 
         Walks the whole chain, about 700,000 events a second.
         """
-        path, state = self._ledger(), self.settings.state_path
+        path, state = self.ledger, self.settings.state_path
         if not path.exists() and not (state / HEAD).exists():
             return  # no daemon ever kept a ledger here
         progress = progress or Progress()
@@ -353,7 +369,9 @@ class Shop:
                           f"{finding.kind} at event {finding.seq}: {finding.message}"[:400],
                           hint="apex-exec audit verify; restore the ledger from a backup", code=Code.CONFLICT)
 
-    def _ledger(self) -> Path:
+    @property
+    def ledger(self) -> Path:
+        """This daemon's own ledger, which may not exist yet."""
         return database_path(self.settings.audit.url, self.settings.state_path)
 
     def hosted(self, context: Context, month: str, usage: dict[Key, Usage]) -> Hosted:
