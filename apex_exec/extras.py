@@ -28,6 +28,7 @@ EXTRAS = {
     "console": Extra(("aiohttp", "jinja2", "joserfc"), "the web console"),
     "door": Extra(("aiohttp", "jwt"), "the HTTP door"),
     "debug": Extra(("debugpy",), "stops a plugin at a line, on its author's machine"),
+    "fleet-ray": Extra(("ray",), "keeps the daemons of a fleet running on Ray's nodes"),
     "market": Extra(("coverage", "bandit", "pytest"), "runs the tests of plugins and measures them"),
 }
 """The extras by name, as in ``pip install '.[data]'``; a test compares them with the packages in ``pyproject.toml``."""
