@@ -29,6 +29,7 @@ EXTRAS = {
     "door": Extra(("aiohttp", "jwt"), "the HTTP door"),
     "otel": Extra(("opentelemetry.sdk", "opentelemetry.exporter.otlp.proto.http"), "exports traces by OTLP"),
     "debug": Extra(("debugpy",), "stops a plugin at a line, on its author's machine"),
+    "fleet-ray": Extra(("ray",), "keeps the daemons of a fleet running on Ray's nodes"),
     "market": Extra(("coverage", "bandit", "pytest"), "runs the tests of plugins and measures them"),
 }
 """The extras by name, as in ``pip install '.[data]'``; a test compares them with the packages in ``pyproject.toml``."""

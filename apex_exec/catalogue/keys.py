@@ -306,7 +306,8 @@ KEYS: dict[str, Key] = {
         '"/srv/maps"'),
     "fleet.engine": Key(
         "none", "what knows the members of a [fleet](fleet/README.md) of daemons: `static` (the list in "
-        "`fleet.members`), `kubernetes` (the pods of a headless Service), `ray`; with `none` this daemon is alone"),
+        "`fleet.members`), `kubernetes` (the pods of a headless Service), `ray` (what `fleet up` looks after); with "
+        "`none` this daemon is alone"),
     "fleet.node": Key("the machine's name", "this daemon's name in the fleet; in Kubernetes the pod's", '"plugins-1"'),
     "fleet.role": Key("both", "`router`: runs no plugin itself, and forwards every call to a node that does"),
     "fleet.endpoint": Key(

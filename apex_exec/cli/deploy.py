@@ -45,6 +45,9 @@ Image = Annotated[str, Option(
 HostImage = Annotated[str, Option("--host-image", metavar="IMAGE", help="The image of your platform's host.")]
 Workers = Annotated[int, Option(
     "--workers", metavar="N", help="Workers at once; the memory limit holds them all at 50 MB.")]
+Nodes = Annotated[int, Option("--nodes", metavar="N", help="How many pods there are; the autoscaler may double it.")]
+Monitoring = Annotated[str, Option(
+    "--monitoring", metavar="NAME", help="The namespace that may scrape the daemon.")]
 
 
 @deploy_app.command(epilog=examples("apex-exec deploy systemd -o /etc/systemd/system/apex-exec.service",
@@ -70,8 +73,7 @@ def kubernetes(
     workers: Workers = 20,
     state: Annotated[str, Option(
         "--state", metavar="KIND", help="pvc, or emptydir: registry and ledger are gone with the pod then.")] = "pvc",
-    monitoring: Annotated[str, Option(
-        "--monitoring", metavar="NAME", help="The namespace that may scrape the daemon.")] = "monitoring",
+    monitoring: Monitoring = "monitoring",
     output: Out = None,
 ) -> None:
     """Prints a sidecar in a restricted pod, with its volumes, probes, network policy and monitor.
@@ -93,10 +95,8 @@ def fleet(
     image: Image = "apex-exec:latest",
     host_image: HostImage = "host:latest",
     workers: Workers = 20,
-    nodes: Annotated[int, Option("--nodes", metavar="N", help="How many pods there are; the autoscaler may double it.")
-                     ] = 3,
-    monitoring: Annotated[str, Option(
-        "--monitoring", metavar="NAME", help="The namespace that may scrape the daemon.")] = "monitoring",
+    nodes: Nodes = 3,
+    monitoring: Monitoring = "monitoring",
     output: Out = None,
 ) -> None:
     """Prints a StatefulSet of daemons that are one fleet, each beside a host, with its names, budget and autoscaler.
@@ -105,12 +105,41 @@ def fleet(
     """
     from apex_exec.deploy import files
 
+    _made(lambda: files.fleet(name=name, namespace=namespace, image=image, host_image=host_image, workers=workers,
+                              nodes=nodes, monitoring=monitoring), output)
+
+
+@deploy_app.command(epilog=examples(
+    "apex-exec deploy helm --image registry.example.com/apex-exec:0.1 --host-image … -o chart",
+    "helm install plugins chart --namespace shop --set workers=50"))
+def helm(
+    folder: Annotated[Path, Option("--output", "-o", metavar="DIR", help="The chart's folder; new, or empty.")],
+    image: Image = "apex-exec:latest",
+    host_image: HostImage = "host:latest",
+    workers: Workers = 20,
+    nodes: Nodes = 3,
+    monitoring: Monitoring = "monitoring",
+) -> None:
+    """Writes a Helm chart of what `deploy fleet` prints, with the options as its default values.
+
+    It was rendered by Helm's own library and checked against Kubernetes' schemas, and not tried on a cluster.
+    """
+    from apex_exec.deploy.chart import helm
+
     try:
-        text = files.fleet(name=name, namespace=namespace, image=image, host_image=host_image, workers=workers,
-                           nodes=nodes, monitoring=monitoring)
+        chart = helm(image=image, host_image=host_image, workers=workers, nodes=nodes, monitoring=monitoring)
     except ValueError as error:
         fail(str(error), EXIT_USAGE)
-    _give(text, output)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if any(folder.iterdir()):  # templates of another release would be rendered along with these
+            fail(f"{folder} is not empty; remove what it has, or name another folder", EXIT_NO)
+        for path, text in chart.items():
+            (folder / path).parent.mkdir(exist_ok=True)
+            (folder / path).write_text(text, "utf-8")
+    except OSError as error:
+        fail(f"{folder} cannot be written: {error.strerror}", EXIT_NO)
+    say(f"wrote {folder}, a chart of {len(chart)} files")
 
 
 @deploy_app.command(epilog=examples("apex-exec deploy compose --host-image shop:latest -o compose.yaml",

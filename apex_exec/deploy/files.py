@@ -12,9 +12,13 @@ BASE_MIB = 192
 """The daemon's processes with registry, gateway and ledger at work: 120 to 190 MiB of PSS."""
 WORKER_MIB = 50
 """``limits.memory_mb`` as it is by default. Every worker may reach it, so the container has to hold them all."""
+STEP_MIB = 64
+REQUESTED_WORKERS = 4
+"""A container asks for the memory of this many, and may take that of all."""
 IMAGE = re.compile(r"[a-z0-9]+(?:[._:/@-]+[A-Za-z0-9]+)*")
 NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,40}[a-z0-9])?")
 NODES_MIN, NODES_MAX = 1, 100
+WORKERS_MAX = 10_000
 STATES = ("pvc", "emptydir")
 CLAIM = """\
 apiVersion: v1
@@ -38,12 +42,12 @@ def systemd() -> str:
 
 def containerfile(*, image: str) -> str:
     """A build in two stages. Raises ValueError unless ``image`` is an image's name."""
-    return _filled("Containerfile", image=image)
+    return filled("Containerfile", image=image)
 
 
 def compose(*, name: str, image: str, host_image: str, workers: int) -> str:
     """A host and its sidecar for docker compose. Raises ValueError."""
-    return _filled("compose.yaml", name=name, image=image, host_image=host_image, workers=workers)
+    return filled("compose.yaml", name=name, image=image, host_image=host_image, workers=workers)
 
 
 def kubernetes(*, name: str, namespace: str, image: str, host_image: str, workers: int, state: str,
@@ -55,32 +59,40 @@ def kubernetes(*, name: str, namespace: str, image: str, host_image: str, worker
     claimed = state == "pvc"
     volume = f"{{name: state, persistentVolumeClaim: {{claimName: {name}-state}}}}" if claimed else (
         "{name: state, emptyDir: {sizeLimit: 1Gi}}")
-    return _filled("kubernetes.yaml", name=name, image=image, host_image=host_image, workers=workers,
-                   namespace=namespace, monitoring=monitoring, state_volume=volume,
-                   volume_claim=Template(CLAIM).substitute(name=name, namespace=namespace) if claimed else "")
+    return filled("kubernetes.yaml", name=name, image=image, host_image=host_image, workers=workers,
+                  namespace=namespace, monitoring=monitoring, state_volume=volume,
+                  volume_claim=Template(CLAIM).substitute(name=name, namespace=namespace) if claimed else "")
 
 
 def fleet(*, name: str, namespace: str, image: str, host_image: str, workers: int, nodes: int, monitoring: str) -> str:
     """A StatefulSet of ``nodes`` daemons, each beside a host, with what belongs to it. Raises ValueError."""
+    check_nodes(nodes)
+    return filled("fleet.yaml", name=name, image=image, host_image=host_image, workers=workers, namespace=namespace,
+                  monitoring=monitoring, nodes=str(nodes), nodes_max=str(2 * nodes), verb="fleet",
+                  replicas=f"  replicas: {nodes}\n", annotations="", more_config="", more_env="",
+                  average_in_flight="50", storage="10Gi", storage_class="")
+
+
+def check_nodes(nodes: int) -> None:
+    """Raises ValueError if this is not a fleet's number of nodes."""
     if not NODES_MIN <= nodes <= NODES_MAX:
         raise ValueError(f"nodes: {nodes} is not between {NODES_MIN} and {NODES_MAX}")
-    return _filled("fleet.yaml", name=name, image=image, host_image=host_image, workers=workers, namespace=namespace,
-                   monitoring=monitoring, nodes=str(nodes), nodes_max=str(2 * nodes))
 
 
 def memory_mib(workers: int) -> int:
-    """What a container needs that ``workers`` at their limit fit in, in steps of 64 MiB."""
-    return math.ceil((BASE_MIB + workers * WORKER_MIB) / 64) * 64
+    """What a container needs that ``workers`` at their limit fit in, in steps of ``STEP_MIB``."""
+    return math.ceil((BASE_MIB + workers * WORKER_MIB) / STEP_MIB) * STEP_MIB
 
 
-def _filled(template: str, *, workers: int = 1, **words: str) -> str:
+def filled(template: str, *, workers: int = 1, **words: str) -> str:
+    """The template with its words and with the memory that ``workers`` take. Raises ValueError."""
     for key, word in words.items():
         pattern = IMAGE if key.endswith("image") else NAME
         if key in ("name", "namespace", "monitoring", "image", "host_image") and not pattern.fullmatch(word):
             raise ValueError(f"{key.replace('_', '-')}: {word!r} is not a name that can stand here")
-    if not 1 <= workers <= 10_000:
-        raise ValueError(f"workers: {workers} is not between 1 and 10000")
+    if not 1 <= workers <= WORKERS_MAX:
+        raise ValueError(f"workers: {workers} is not between 1 and {WORKERS_MAX}")
     limit = memory_mib(workers)
     return Template((FOLDER / template).read_text("utf-8")).substitute(
         words, workers=str(workers), memory_limit=f"{limit}Mi", memory_limit_compose=f"{limit}m",
-        memory_request=f"{memory_mib(min(workers, 4))}Mi")
+        memory_request=f"{memory_mib(min(workers, REQUESTED_WORKERS))}Mi")

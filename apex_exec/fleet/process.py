@@ -77,7 +77,7 @@ def main(link: Any, settings: dict[str, Any]) -> None:
     book = book_of(settings["book"], settings["registry_url"], keys_dir)
     curve, _ = zmq.auth.load_certificate(keys_dir / CURVE_KEY)
     own = Own(settings["node"], settings["advertise"], curve.decode())
-    looker = Looker(engine_of(settings["engine"], settings["node"], settings["members"]), book,
+    looker = Looker(engine_of(settings["engine"], settings["node"], settings["members"], keys_dir), book,
                     RegisteredKeys(settings["registry_url"]).read, file=keys_dir / KNOWN, own=own)
     end = BlockingEnd(fd, ())
     threading.Thread(target=announce_until_done, args=(book_of(settings["book"], settings["registry_url"], keys_dir),

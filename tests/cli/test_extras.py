@@ -74,7 +74,8 @@ def test_the_table_of_extras_is_that_of_the_package() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     listed = project["optional-dependencies"]
     assert set(extras.EXTRAS) | {"all", "test", "bench"} == set(listed)
-    assert listed["all"] == [f"apex-exec[{','.join(name for name in extras.EXTRAS if name != 'debug')}]"]
+    apart = ("debug", "fleet-ray")
+    assert listed["all"] == [f"apex-exec[{','.join(name for name in extras.EXTRAS if name not in apart)}]"]
     base = {re.split(r"[\[><=]", name)[0].lower() for name in project["dependencies"]}
     for name, extra in extras.EXTRAS.items():
         packages = {re.split(r"[\[><=]", package)[0].lower() for package in listed[name]} - {"apex-exec"}
@@ -112,7 +113,7 @@ def test_installed_plugins_are_not_passed_over_in_silence(base: dict[str, str], 
 def test_version_and_doctor_list_the_extras(base: dict[str, str]) -> None:
     assert json.loads(run(base, "version", "--json").stdout)["extras"] == dict.fromkeys(extras.EXTRAS, False)
     said = run(base, "version").stdout
-    assert "not installed: registry, data, postgres, fetch, console, door, otel, debug, market" in said
+    assert "not installed: registry, data, postgres, fetch, console, door, otel, debug, fleet-ray, market" in said
     assert set(json.loads(run(base, "doctor", "--json").stdout)["extras"]) == set(extras.EXTRAS)
 
 

@@ -162,13 +162,13 @@ def test_kubernetes_names_the_pods_that_the_headless_service_knows() -> None:
         pods(1).members()
 
 
-def test_a_configuration_that_names_no_pod_or_no_engine_is_one_clear_error() -> None:
+def test_a_configuration_that_names_no_pod_or_no_engine_is_one_clear_error(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="StatefulSet"):
         Kubernetes("web", ["x"])
     with pytest.raises(ConfigError, match="headless Service"):
         Kubernetes("web-0", [])
     with pytest.raises(ConfigError, match="this release has no engine"):
-        engine_of("ray", "a", [])
+        engine_of("nomad", "a", [], tmp_path)
 
 
 def test_counts_are_handed_over_in_messages_that_may_arrive() -> None:

@@ -8,8 +8,6 @@ from __future__ import annotations
 import os
 import shlex
 import signal
-import socket
-import struct
 import subprocess
 import sys
 import time
@@ -32,6 +30,7 @@ from apex_exec.cli.root import (
     our_command,
 )
 from apex_exec.cli.verbs import Option
+from apex_exec.common.pid_behind import pid_behind
 from apex_exec.readiness import Readiness
 
 if TYPE_CHECKING:
@@ -103,14 +102,14 @@ def stop(
     """Ends the daemon with SIGTERM, however it was started, and waits until it is gone. Calls finish first."""
     need_linux()
     place = connect.endpoint("admin", config, runtime_dir)
-    pid = _pid_behind(place)
+    pid = pid_behind(place)
     if not pid:
         fail(f"no daemon: nothing answers on {place}", EXIT_NO_DAEMON)
     try:
         pidfd = os.pidfd_open(pid)
     except ProcessLookupError:
         fail("no daemon: it has just ended", EXIT_NO_DAEMON)
-    if _pid_behind(place) != pid:  # then the pid may already belong to another process
+    if pid_behind(place) != pid:  # then the pid may already belong to another process
         fail("no daemon: it has just ended", EXIT_NO_DAEMON)
     import select
 
@@ -126,17 +125,3 @@ def stop(
     if not ended:
         fail(f"the daemon, pid {pid}, has not ended within {seconds:g} s; it may wait for calls to finish "
              "(drain_seconds): look with `apex-exec status`", EXIT_NO)
-
-
-def _pid_behind(endpoint: str) -> int:
-    """The pid of the process that listens on a Unix socket, as the kernel reports it; 0 if there is none."""
-    if not endpoint.startswith("ipc://"):
-        return 0
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
-        connection.settimeout(1.0)
-        try:
-            connection.connect(endpoint.removeprefix("ipc://"))
-        except OSError:
-            return 0
-        pid, _, _ = struct.unpack("3i", connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
-    return int(pid)

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
-from apex_exec.cli.output import print_table, show
+from apex_exec.cli.output import print_table, say, show
 from apex_exec.cli.plugin.common import StateDir, ask
-from apex_exec.cli.root import AsJson, ConfigFile, RuntimeDir, examples, fleet_app
-from apex_exec.cli.verbs import Argument, Option
+from apex_exec.cli.root import EXIT_NO, AsJson, ConfigFile, RuntimeDir, examples, fail, fleet_app
+from apex_exec.cli.verbs import Argument, BadParameter, Option
 
+CONNECT_SECONDS = 5.0
+RAY_SECONDS = 60.0
+"""How long Ray's own library takes at most to reach a head that answers, on a machine that is busy."""
 COLUMNS = ["node", "state", "role", "version", "capacity", "plugins", "endpoint", "reason"]
 
 
@@ -109,3 +112,68 @@ def keys(
     write(path, statement)
     show({"pair": str(secret), "statement": str(path), "keyId": statement.key_id}, as_json,
          f"{secret}\n{path}: signed by the key {statement.key_id}")
+
+
+@fleet_app.command(epilog=examples(
+    "apex-exec fleet up --engine ray --address 10.0.0.1:6379 --config /etc/apex-exec/config.toml",
+    "apex-exec fleet up --engine ray --address 10.0.0.1:6379 --config '/etc/apex-exec/{node}.toml' --forget plugins-3"))
+def up(
+    engine: Annotated[str, Option("--engine", metavar="ENGINE", help="ray; other engines start daemons themselves.")],
+    config: Annotated[Path, Option(
+        "--config", metavar="FILE", help="Each node's configuration; {node} is Ray's name of the node.")],
+    address: Annotated[str, Option("--address", metavar="HOST:PORT", help="Ray's head.")],
+    seconds: Annotated[float, Option("--seconds", min=1.0, help="How long to wait for the daemons.")] = 120.0,
+    forget: Annotated[list[str] | None, Option(
+        "--forget", metavar="NODE", help="A node that will not come back; may be repeated.")] = None,
+) -> None:
+    """Has Ray keep a daemon on each of its nodes: starts it, adopts it if it runs, and starts it again if it ends.
+
+    Run it again at any time. The end of Ray ends no daemon. Ray has to be started with RAY_AUTH_MODE=token,
+    RAY_USE_TLS=1 and RAY_USAGE_STATS_ENABLED=0, and this command takes the same environment.
+    """
+    from apex_exec import extras
+
+    if engine != "ray":
+        raise BadParameter(f"{engine!r} is not an engine that this verb starts daemons with; write ray",
+                           param_hint="--engine")
+    extras.need("fleet-ray", "fleet up --engine ray")
+    rows = _asked_of_ray(address, str(config), seconds, forget or [])
+    if not rows:
+        fail(f"Ray at {address} has no node; start one with `ray start`", EXIT_NO)
+    for row in rows:
+        say(f"{row['node']}: " + (f"pid {row['pid']}" if row["pid"] else "no daemon")
+            + (f"; {row['problem']}" if row["problem"] else ""))
+    if any(not row["pid"] or row["problem"] for row in rows):
+        fail("not every node has its daemon; the others serve on, and keepers go on trying", EXIT_NO)
+
+
+def _asked_of_ray(address: str, config: str, seconds: float, forget: list[str]) -> list[dict[str, Any]]:
+    """The keepers' states. Ends the command in one line if Ray cannot be used."""
+    import os
+    import socket
+    import subprocess
+    import sys
+
+    import msgspec
+
+    from apex_exec.fleet.keeper import open_because
+
+    if why := open_because(os.environ):
+        fail(why, EXIT_NO)
+    host, _, port = address.rpartition(":")
+    try:  # Ray itself says that nobody is there after minutes
+        socket.create_connection((host.strip("[]"), int(port)), CONNECT_SECONDS).close()
+    except (OSError, ValueError) as error:
+        fail(f"Ray's head does not answer at {address}: {error}; daemons that run do so on, and any daemon can be "
+             "started without Ray by `apex-exec serve`", EXIT_NO)
+    command = [sys.executable, "-m", "apex_exec.fleet.up", address, config, str(seconds), *forget]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=RAY_SECONDS + seconds)
+    except subprocess.TimeoutExpired:
+        fail(f"something listens at {address}, and has not let this command in within {RAY_SECONDS + seconds:g} s; are "
+             "the token and the certificates those that Ray was started with? No daemon was touched", EXIT_NO)
+    if done.returncode:
+        said = done.stderr.strip().splitlines() or [f"it ended with status {done.returncode}"]
+        fail(f"Ray at {address} refuses: {said[-1][:500]}; no daemon was touched", EXIT_NO)
+    rows: list[dict[str, Any]] = msgspec.json.decode(done.stdout.strip().splitlines()[-1])
+    return rows

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Protocol
 
 from apex_exec.errors import ConfigError
@@ -16,8 +17,8 @@ class Engine(Protocol):
         it named last stay members."""
 
 
-def engine_of(kind: str, node: str, members: Sequence[str]) -> Engine:
-    """The engine of this configuration. Raises ConfigError."""
+def engine_of(kind: str, node: str, members: Sequence[str], keys_dir: Path) -> Engine:
+    """The engine of this configuration; ``keys_dir`` is ``fleet.keys_dir``. Raises ConfigError."""
     if kind == "static":
         from apex_exec.fleet.engines.static import Static
 
@@ -26,5 +27,9 @@ def engine_of(kind: str, node: str, members: Sequence[str]) -> Engine:
         from apex_exec.fleet.engines.kubernetes import Kubernetes
 
         return Kubernetes(node, members)
+    if kind == "ray":
+        from apex_exec.fleet.engines.ray import Ray
+
+        return Ray(keys_dir)
     raise ConfigError(f"fleet.engine: this release has no engine {kind!r}; the table of keys in apex_exec/README.md "
                       "lists the engines")
