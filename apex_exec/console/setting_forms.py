@@ -41,8 +41,10 @@ def field_of(setting: Mapping[str, Any]) -> Field:
     schema, value, name = setting["schema"], setting.get("value"), str(setting["name"])
     kind, choices, text = _kind(setting), [], ""
     if "value" in setting and kind != "secret":
-        is_text = isinstance(value, str) and kind in ("text", "lines")
-        text = _lines(value) if is_text else _json(value, 2 if kind == "json" else None)
+        if isinstance(value, str) and kind in ("text", "lines"):
+            text = _lines(value)
+        else:
+            text = _json(value, 2 if kind == "json" else None)
     if kind == "choice":
         options = schema["enum"] if "enum" in schema else [True, False]
         choices = [(_json(one), one if isinstance(one, str) else _json(one)) for one in options]
