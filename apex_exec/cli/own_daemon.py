@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 
 from apex_exec.cli.root import EXIT_NO, fail
 from apex_exec.common.words import clean
-from apex_exec.config import ENV_PREFIX
 
 if TYPE_CHECKING:
     from apex_exec.testing import Daemon
@@ -30,6 +29,8 @@ def taken_over(config: Path | None) -> dict[str, Any]:
     """``{dotted key: value}`` of the file's keys that a daemon of a verb takes over. Variables of the environment that
     set other keys are removed from this process's. Raises OSError or ValueError if the file is not TOML; whether its
     keys are valid is to be checked before."""
+    from apex_exec.config import ENV_PREFIX
+
     for name in list(os.environ):
         section, _, rest = name.removeprefix(ENV_PREFIX).lower().partition("__")
         if name.startswith(ENV_PREFIX) and rest and section not in TAKEN and f"{section}.{rest}" not in TAKEN_KEYS:
