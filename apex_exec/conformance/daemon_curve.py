@@ -1,4 +1,4 @@
-"""What a daemon does on ``tcp://``: whom CURVE lets in, and what is otherwise there than on a unix socket.
+"""What a daemon does on ``tcp://``: which hosts CURVE lets in, and what is otherwise there than on a unix socket.
 
 The cases of messages and of error codes are tried on this transport, too.
 """
