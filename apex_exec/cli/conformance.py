@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 from apex_exec.cli.output import print_json, say
 from apex_exec.cli.root import EXIT_NO, EXIT_NO_DAEMON, EXIT_USAGE, AsJson, conformance_app, examples, fail, need_linux
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from apex_exec.conformance.cases import Case, Result
 
+CONNECT_SECONDS = 5.0
 Only = Annotated[list[str] | None, Option(
     "--only", metavar="WORD", help="Only cases whose names hold this word; may be repeated.")]
 
@@ -23,10 +24,15 @@ Only = Annotated[list[str] | None, Option(
 @conformance_app.verb(epilog=examples(
     "apex-exec conformance", "apex-exec conformance --only errors/ --json",
     "apex-exec conformance --endpoint ipc:///run/apex-exec/host.sock",
+    "apex-exec conformance --endpoint tcp://127.0.0.1:9000 --curve-key web.key_secret --curve-server server.key",
     "apex-exec conformance host -- node dist/conformance.js"))
 def conformance(
     endpoint: Annotated[str | None, Option(
-        metavar="ENDPOINT", help="A daemon's ipc:// endpoint; default: a new daemon in a temporary folder.")] = None,
+        metavar="ENDPOINT", help="A daemon's endpoint; default: a new daemon in a temporary folder.")] = None,
+    curve_key: Annotated[Path | None, Option(
+        "--curve-key", metavar="FILE", help="For tcp://: the key_secret file of a host that the daemon knows.")] = None,
+    curve_server: Annotated[Path | None, Option(
+        "--curve-server", metavar="FILE", help="For tcp://: the key file of the daemon.")] = None,
     only: Only = None, as_json: AsJson = False,
 ) -> None:
     """Plays a host to a daemon: every message, error code and bound of the protocol as a named case.
@@ -38,10 +44,13 @@ def conformance(
     from apex_exec.conformance.own_daemon import own_daemon
     from apex_exec.conformance.peers import RawHost
 
+    if endpoint is not None and endpoint.startswith("tcp://"):
+        _over_tcp(endpoint, curve_key, curve_server, only, as_json)
     if endpoint is not None and not endpoint.startswith("ipc://"):
-        fail(f"--endpoint: {endpoint} is not ipc://…: the cases are about bytes on a unix socket", EXIT_USAGE)
+        fail(f"--endpoint: {endpoint} is neither ipc://… nor tcp://…", EXIT_USAGE)
     with contextlib.ExitStack() as stack:
-        path = stack.enter_context(own_daemon()) if endpoint is None else Path(endpoint.removeprefix("ipc://"))
+        where = stack.enter_context(own_daemon()) if endpoint is None else endpoint
+        path = Path(where.removeprefix("ipc://"))
         try:
             RawHost(path, greets=False).__exit__()
         except OSError as error:
@@ -88,8 +97,27 @@ def plugins() -> None:
     say(str(PLUGINS))
 
 
+def _over_tcp(endpoint: str, key: Path | None, server: Path | None, only: list[str] | None, as_json: bool) -> NoReturn:
+    """The cases that are about messages, and those about CURVE; the bytes of this transport are libzmq's."""
+    from apex_exec.client import CurveKeys
+    from apex_exec.conformance import daemon_curve, daemon_errors, daemon_messages
+    from apex_exec.conformance.curve_host import CurveHost
+
+    if key is None or server is None:
+        fail("tcp:// needs --curve-key and --curve-server, which `apex-exec keys curve` writes", EXIT_USAGE)
+    try:
+        keys = CurveKeys.load(key, server)
+    except (OSError, ValueError) as error:
+        fail(f"--curve-key, --curve-server: {error}", EXIT_USAGE)
+    with CurveHost(endpoint, keys) as host:
+        if not host.is_served_within(CONNECT_SECONDS):
+            fail(f"no daemon at {endpoint} answers a host with these keys", EXIT_NO_DAEMON)
+    _try([*daemon_curve.CASES, *daemon_messages.CASES, *daemon_errors.CASES], lambda: CurveHost(endpoint, keys), only,
+         as_json, {code.value: why for code, why in daemon_errors.UNTRIED.items()})
+
+
 def _try(cases: list[Case[Any]], side: Callable[[], Any], only: list[str] | None, as_json: bool,
-         untried: dict[str, str]) -> None:
+         untried: dict[str, str]) -> NoReturn:
     from apex_exec.conformance.cases import chosen, run
 
     wanted = chosen(cases, only or [])

@@ -8,10 +8,10 @@ from typing import Any
 
 from apex_exec.conformance.cases import Case, NotTried, equal, expect
 from apex_exec.conformance.daemon_messages import BROKEN, METHOD, OTHER, PLUGIN, USER, invoke, need_plugin
-from apex_exec.conformance.peers import Message, RawHost
+from apex_exec.conformance.peers import Message, MessageHost
 from apex_exec.errors import Code, is_retryable
 
-Try = Callable[[RawHost], None]
+Try = Callable[[MessageHost], None]
 UNTRIED: dict[Code, str] = {
     Code.PLUGIN_DISABLED: "an operator has to disable a plugin",
     Code.CPU_LIMIT: "a worker has to use an hour of CPU time",
@@ -39,7 +39,7 @@ def hold(reply: Message, code: str, started: bool) -> Message:
 
 
 def _refuses(code: Code, message: Message | bytes, *, started: bool = False, plugin: str = "", id_: Any = 1) -> Try:
-    def try_it(host: RawHost) -> None:
+    def try_it(host: MessageHost) -> None:
         if plugin:
             need_plugin(host, plugin)
         reply = host.ask(message if isinstance(message, bytes) else {"id": 1, **message}, 60)
@@ -53,7 +53,7 @@ def _refuses_in_plugin(code: Code, action: str, context: Message | None = None, 
     return _refuses(code, invoke(action, context, **more), started=True, plugin=PLUGIN)
 
 
-def _duplicate(host: RawHost) -> None:
+def _duplicate(host: MessageHost) -> None:
     need_plugin(host)
     for _ in range(2):
         host.send({"id": "twice", **invoke("sleep", {"seconds": 0.3})})
@@ -63,21 +63,21 @@ def _duplicate(host: RawHost) -> None:
     equal(host.ask({"id": "twice", **invoke("echo")}, 10)["type"], "result")
 
 
-def _path(host: RawHost) -> None:
+def _path(host: MessageHost) -> None:
     need_plugin(host)
     reply = hold(host.ask({"type": "invoke", "plugin": PLUGIN, "action": "onDataFetch", "userId": USER,
                            "payload": {"query": 5, "filters": {}}}), "INVALID_INPUT", False)
     expect("query" in reply["details"]["path"], reply)
 
 
-def _deadline(host: RawHost) -> None:
+def _deadline(host: MessageHost) -> None:
     need_plugin(host)
     host.send({"id": "first", **invoke("sleep", {"seconds": 0.6})})
     hold(host.ask(invoke("echo", deadlineMs=100)), "DEADLINE_EXCEEDED", False)
     equal(host.receive(10)["id"], "first")
 
 
-def _timeout(host: RawHost) -> None:
+def _timeout(host: MessageHost) -> None:
     need_plugin(host)
     result = host.ask(invoke("echo"), 30)  # a worker is there: its start does not count below
     expect(result["type"] == "result", result)
@@ -86,7 +86,7 @@ def _timeout(host: RawHost) -> None:
     expect(time.monotonic() - begun < 5 and reply["usage"], reply)
 
 
-def _overloaded(host: RawHost) -> None:
+def _overloaded(host: MessageHost) -> None:
     need_plugin(host)
     host.send({"id": "first", **invoke("sleep", {"seconds": 1.0})})
     total = 2000
@@ -100,21 +100,21 @@ def _overloaded(host: RawHost) -> None:
     expect(len(refused) < total, "none of them was taken")
 
 
-def _crash(host: RawHost) -> None:
+def _crash(host: MessageHost) -> None:
     need_plugin(host)
     reply = hold(host.ask(invoke("exit"), 30), "WORKER_CRASHED", True)
     equal(reply["details"].get("exitCode"), 3)
     equal(host.ask(invoke("echo"), 30)["type"], "result")
 
 
-def _plugin_error(host: RawHost) -> None:
+def _plugin_error(host: MessageHost) -> None:
     need_plugin(host)
     reply = hold(host.ask(invoke("raise", {"nonce": "n7"}), 30), "PLUGIN_ERROR", True)
     equal(reply["details"]["exception"], "ValueError")
     expect("n7" in reply["message"] and "site-packages" not in reply["details"]["traceback"], reply)
 
 
-def _not_provided(host: RawHost) -> None:
+def _not_provided(host: MessageHost) -> None:
     need_plugin(host)
     reply = host.ask(invoke("call", {"method": f"{METHOD}.never", "params": {}}), 30)
     if reply.get("code") == "PERMISSION_DENIED":
@@ -122,13 +122,13 @@ def _not_provided(host: RawHost) -> None:
     equal(hold(reply, "NOT_PROVIDED", True)["details"]["method"], "call")
 
 
-def _permission(host: RawHost) -> None:
+def _permission(host: MessageHost) -> None:
     need_plugin(host)
     reply = host.ask(invoke("call", {"method": "admin.billing.pay", "params": {}}), 30)
     equal(hold(reply, "PERMISSION_DENIED", True)["details"]["method"], "call")
 
 
-def _rate(host: RawHost) -> None:
+def _rate(host: MessageHost) -> None:
     need_plugin(host)
     reply = host.ask(invoke("fetch"), 30)
     if reply.get("code") == "PERMISSION_DENIED":
@@ -136,7 +136,7 @@ def _rate(host: RawHost) -> None:
     hold(reply, "RATE_LIMITED", True)
 
 
-def _cancelled_in_queue(host: RawHost) -> None:
+def _cancelled_in_queue(host: MessageHost) -> None:
     need_plugin(host)
     host.send({"id": "first", **invoke("sleep", {"seconds": 0.5})})
     host.send({"id": "second", **invoke("echo")})
@@ -147,7 +147,7 @@ def _cancelled_in_queue(host: RawHost) -> None:
 
 
 _INVOKE: Message = invoke()
-CASES: list[Case[RawHost]] = [
+CASES: list[Case[MessageHost]] = [
     *(Case(f"errors/protocol-{name}", "A body that cannot be decoded is a PROTOCOL_ERROR without an id.",
            _refuses(Code.PROTOCOL_ERROR, body, id_=None))
       for name, body in (("empty", b""), ("reserved", b"\xc1"), ("no-map", b"\x93\x01\x02\x03"), ("cut", b"\x81\xa4"),

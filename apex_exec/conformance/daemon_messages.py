@@ -10,14 +10,14 @@ from typing import Any
 import msgspec
 
 from apex_exec.conformance.cases import Case, NotTried, equal, expect
-from apex_exec.conformance.peers import Message, RawHost
+from apex_exec.conformance.peers import Message, MessageHost
 
 USER = "11111111-2222-4333-8444-555555555555"
 OTHER = "22222222-2222-4333-8444-555555555555"
 PLUGIN, BROKEN = "conformance", "conformance-broken"
 METHOD = "admin.users.conformance"
 INT_MAX = 2**53 - 1
-Try = Callable[[RawHost], None]
+Try = Callable[[MessageHost], None]
 WELCOME = {"type", "id", "protocol", "server", "apiVersion", "isolation", "waived", "hooks", "limits"}
 LIMITS = {"timeoutMs", "memoryMb", "cpuPercent", "networkPerMinute", "maxMessageBytes"}
 HOOKS = {"onDashboardLoad", "onDataFetch", "onActionExecute", "onAuthSuccess"}
@@ -30,14 +30,14 @@ def invoke(action: str = "echo", context: Any = None, **more: Any) -> Message:
             "payload": {"action": action, "context": {} if context is None else context}, **more}
 
 
-def need_plugin(host: RawHost, plugin: str = PLUGIN) -> None:
+def need_plugin(host: MessageHost, plugin: str = PLUGIN) -> None:
     """Raises NotTried where the daemon does not serve the plugin that cases call."""
     listed = {row["id"] for row in host.ask({"type": "plugins"})["plugins"]}
     if plugin not in listed:
         raise NotTried(f"the daemon does not serve the plugin {plugin}; `apex-exec conformance plugins` names it")
 
 
-def result(host: RawHost, message: Message, seconds: float = 30) -> Message:
+def result(host: MessageHost, message: Message, seconds: float = 30) -> Message:
     """The reply to a call, which has to be a result."""
     need_plugin(host)
     reply = host.ask(message, seconds)
@@ -46,23 +46,23 @@ def result(host: RawHost, message: Message, seconds: float = 30) -> Message:
 
 
 # ------------------------------------------------------------------ each message
-def _hello(host: RawHost) -> None:
+def _hello(host: MessageHost) -> None:
     reply = host.ask({"type": "hello", "id": "h", "protocol": [1], "client": "conformance"})
     expect(reply.keys() >= WELCOME, reply)
     equal((reply["type"], reply["id"], reply["protocol"]), ("welcome", "h", 1))
     expect(reply["limits"].keys() >= LIMITS and HOOKS <= set(reply["hooks"]), reply)
 
 
-def _hello_newer(host: RawHost) -> None:
+def _hello_newer(host: MessageHost) -> None:
     equal(host.ask({"type": "hello", "protocol": [2, 1]})["protocol"], 1)
     equal(host.ask({"type": "hello", "protocol": [2, 3]})["code"], "UNSUPPORTED_PROTOCOL")
 
 
-def _without_hello(host: RawHost) -> None:
+def _without_hello(host: MessageHost) -> None:
     equal(host.ask({"type": "ping", "id": 0}), {"type": "pong", "id": 0})
 
 
-def _plugins(host: RawHost) -> None:
+def _plugins(host: MessageHost) -> None:
     need_plugin(host)
     for message in ({"type": "plugins"}, {"type": "plugins", "userId": USER}):
         reply = host.ask(message)
@@ -71,7 +71,7 @@ def _plugins(host: RawHost) -> None:
 
 
 def _hook(hook: str, payload: Message, wanted: Any) -> Try:
-    def try_it(host: RawHost) -> None:
+    def try_it(host: MessageHost) -> None:
         reply = result(host, {"type": "invoke", "id": "x", "plugin": PLUGIN, "action": hook, "userId": USER,
                               "payload": payload})
         equal((reply["id"], reply["plugin"], reply["action"], reply["effects"]), ("x", PLUGIN, hook, []))
@@ -81,14 +81,14 @@ def _hook(hook: str, payload: Message, wanted: Any) -> Try:
     return try_it
 
 
-def _effects(host: RawHost) -> None:
+def _effects(host: MessageHost) -> None:
     equal(result(host, invoke("effects"))["effects"],
           [{"kind": "render", "component": "Conformance", "props": {"n": 1}},
            {"kind": "emit", "event": f"{PLUGIN}/done", "payload": {"n": 2}}])
 
 
 def _dispatch(hook: str, payload: Message, check: Callable[[Message], object]) -> Try:
-    def try_it(host: RawHost) -> None:
+    def try_it(host: MessageHost) -> None:
         need_plugin(host)
         reply = host.ask({"type": "dispatch", "action": hook, "userId": USER, "payload": payload}, 30)
         expect(reply["type"] == "dispatched" and reply["action"] == hook, reply)
@@ -99,7 +99,7 @@ def _dispatch(hook: str, payload: Message, check: Callable[[Message], object]) -
     return try_it
 
 
-def _dispatch_broken(host: RawHost) -> None:
+def _dispatch_broken(host: MessageHost) -> None:
     need_plugin(host, BROKEN)
     reply = host.ask({"type": "dispatch", "action": "onDataFetch", "userId": USER,
                       "payload": {"query": "q", "filters": {}}}, 30)
@@ -108,19 +108,19 @@ def _dispatch_broken(host: RawHost) -> None:
     expect(all({"code", "message"} <= one["error"].keys() for one in failed), failed)
 
 
-def _dispatch_to_nobody(host: RawHost) -> None:
+def _dispatch_to_nobody(host: MessageHost) -> None:
     reply = host.ask({"type": "dispatch", "action": "onConformanceNobody", "userId": USER})
     expect(reply["type"] in ("dispatched", "error"), reply)
     if reply["type"] == "dispatched":
         equal((reply["result"], reply["outcomes"], reply["partial"]), (None, [], False))
 
 
-def _cancel_nothing(host: RawHost) -> None:
+def _cancel_nothing(host: MessageHost) -> None:
     equal(host.ask({"type": "cancel", "id": 1, "target": "nobody"}),
           {"type": "cancelled", "id": 1, "target": "nobody", "found": False})
 
 
-def _cancel(host: RawHost) -> None:
+def _cancel(host: MessageHost) -> None:
     need_plugin(host)
     host.send({"id": "long", **invoke("sleep", {"seconds": 4})})
     host.send({"type": "cancel", "id": "c", "target": "long"})
@@ -129,7 +129,7 @@ def _cancel(host: RawHost) -> None:
     equal((replies["long"]["code"], replies["long"]["retryable"]), ("CANCELLED", False))
 
 
-def _cancel_of_another(host: RawHost) -> None:
+def _cancel_of_another(host: MessageHost) -> None:
     need_plugin(host)
     host.send({"id": "mine", **invoke("sleep", {"seconds": 0.5})})
     with host.another() as other:
@@ -137,7 +137,7 @@ def _cancel_of_another(host: RawHost) -> None:
     equal(host.receive(10)["type"], "result")
 
 
-def _host_call(host: RawHost) -> None:
+def _host_call(host: MessageHost) -> None:
     need_plugin(host)
     with host.another() as provider:
         provided = provider.ask({"type": "provide", "methods": [METHOD]})
@@ -162,7 +162,7 @@ def _host_call(host: RawHost) -> None:
         expect(reply["code"] == "PLUGIN_ERROR" and reply["started"], reply)
 
 
-def _is_asked(provider: RawHost, host: RawHost) -> bool:
+def _is_asked(provider: MessageHost, host: MessageHost) -> bool:
     """Whether the call comes to its provider, and not an error to the host that made it."""
     for _ in range(100):
         if not provider.says_nothing(0.1):
@@ -172,39 +172,39 @@ def _is_asked(provider: RawHost, host: RawHost) -> bool:
     return False
 
 
-def _provide_by_req(host: RawHost) -> None:
+def _provide_by_req(host: MessageHost) -> None:
     host.send({"type": "provide", "id": 1, "methods": [METHOD]}, [b""])
     equal(host.receive()["code"], "PROTOCOL_ERROR")
 
 
-def _host_reply_to_nothing(host: RawHost) -> None:
+def _host_reply_to_nothing(host: MessageHost) -> None:
     host.send({"type": "hostReply", "callId": 2**40, "ok": True, "result": 1})
     equal(host.ask({"type": "ping", "id": 1}), {"type": "pong", "id": 1})
 
 
 # ------------------------------------------------------------------ ids
 def _id(id_: Any) -> Try:
-    def try_it(host: RawHost) -> None:
+    def try_it(host: MessageHost) -> None:
         equal(host.ask({"type": "ping", "id": id_}), {"type": "pong", "id": id_})
 
     return try_it
 
 
 def _bad_id(id_: Any) -> Try:
-    def try_it(host: RawHost) -> None:
+    def try_it(host: MessageHost) -> None:
         reply = host.ask({"type": "ping", "id": id_})
         equal((reply["type"], reply["id"], reply["code"]), ("error", None, "PROTOCOL_ERROR"))
 
     return try_it
 
 
-def _no_id(host: RawHost) -> None:
+def _no_id(host: MessageHost) -> None:
     host.send({"type": "ping"})
     reply = host.receive()
     equal((reply["id"], reply["code"]), (None, "PROTOCOL_ERROR"))
 
 
-def _ids_are_the_connections_own(host: RawHost) -> None:
+def _ids_are_the_connections_own(host: MessageHost) -> None:
     need_plugin(host)
     with host.another() as other:
         host.send({"id": 1, **invoke("echo", {"from": "host"})})
@@ -213,7 +213,7 @@ def _ids_are_the_connections_own(host: RawHost) -> None:
         equal(other.receive(30)["result"]["result"], {"from": "other"})
 
 
-def _exactly_one_reply(host: RawHost) -> None:
+def _exactly_one_reply(host: MessageHost) -> None:
     need_plugin(host)
     users = [f"{n:08x}-2222-4333-8444-555555555555" for n in range(40)]
     for n in range(200):
@@ -227,7 +227,7 @@ def _exactly_one_reply(host: RawHost) -> None:
     expect(host.says_nothing(0.3), "a second reply")
 
 
-def _order(host: RawHost) -> None:
+def _order(host: MessageHost) -> None:
     need_plugin(host)
     for n in range(50):
         host.send({"id": n, **invoke("echo", {"n": n})})
@@ -237,7 +237,7 @@ def _order(host: RawHost) -> None:
 # ------------------------------------------------------------------ values
 def _through(value: Any, type_: str) -> Try:
     """The plugin sees ``value`` as Python's ``type_``, and it comes back unchanged."""
-    def try_it(host: RawHost) -> None:
+    def try_it(host: MessageHost) -> None:
         equal(result(host, invoke("types", {"v": value}))["result"]["result"], {"v": type_})
         back = result(host, invoke("echo", {"v": value}))["result"]["result"]["v"]
         equal(back, value)
@@ -248,7 +248,7 @@ def _through(value: Any, type_: str) -> Try:
 
 def _not_back(value: Any) -> Try:
     """The plugin gets ``value``, and may not return it."""
-    def try_it(host: RawHost) -> None:
+    def try_it(host: MessageHost) -> None:
         need_plugin(host)
         reply = host.ask(invoke("echo", {"v": value}), 30)
         equal((reply.get("code"), reply.get("started")), ("INVALID_OUTPUT", True))
@@ -258,31 +258,31 @@ def _not_back(value: Any) -> Try:
 
 
 def _wrong_output(what: str) -> Try:
-    def try_it(host: RawHost) -> None:
+    def try_it(host: MessageHost) -> None:
         need_plugin(host)
         equal(host.ask(invoke("wrong", {"what": what}), 30).get("code"), "INVALID_OUTPUT")
 
     return try_it
 
 
-def _loose_envelope(host: RawHost) -> None:
+def _loose_envelope(host: MessageHost) -> None:
     reply = result(host, {**invoke("echo", {"a": 1}), "id": 5.0, "deadlineMs": 4000.0, "traceparent": None,
                           "unknown": {"x": [1]}, "userId": USER.upper()})
     equal((reply["id"], reply["result"]["metadata"]["user"]), (5, USER))
 
 
-def _user_of_the_payload(host: RawHost) -> None:
+def _user_of_the_payload(host: MessageHost) -> None:
     reply = result(host, {"type": "invoke", "plugin": PLUGIN, "action": "onDashboardLoad", "userId": USER,
                           "payload": {"dashboardId": "d", "more": [1]}})
     equal(reply["result"]["customWidgets"][0]["props"], {"dashboardId": "d", "userId": USER, "more": [1]})
 
 
-def _empty_list_as_map(host: RawHost) -> None:
+def _empty_list_as_map(host: MessageHost) -> None:
     equal(result(host, invoke("echo", []))["result"]["result"], {})
 
 
 def _depth(levels: int, code: str | None) -> Try:
-    def try_it(host: RawHost) -> None:
+    def try_it(host: MessageHost) -> None:
         need_plugin(host)
         context: Any = 0
         for _ in range(levels - 2):  # the envelope and its payload are two of them
@@ -293,13 +293,13 @@ def _depth(levels: int, code: str | None) -> Try:
     return try_it
 
 
-def _containers(host: RawHost) -> None:
+def _containers(host: MessageHost) -> None:
     reply = host.ask(msgspec.msgpack.encode({"type": "ping", "id": 1, "x": [[]] * 66_000}))
     equal(reply["code"], "PAYLOAD_TOO_LARGE")
 
 
 MOMENT = datetime(2026, 1, 31, 12, 0, 0, 123_000, tzinfo=UTC)
-CASES: list[Case[RawHost]] = [
+CASES: list[Case[MessageHost]] = [
     Case("messages/hello", "hello is answered by welcome with version, level, hooks and limits.", _hello),
     Case("messages/hello-newer", "hello without version 1 is UNSUPPORTED_PROTOCOL.", _hello_newer),
     Case("messages/without-hello", "A host may begin with any request.", _without_hello),

@@ -9,6 +9,7 @@ import contextlib
 import select
 import socket as sockets
 import time
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable
 from pathlib import Path
@@ -69,12 +70,58 @@ class _DealerSession(FrameReader[tuple[list[bytes], bytes]]):
             self._frames_bytes += len(body)
 
 
-class RawHost:
+class MessageHost(ABC):
+    """One connection to a daemon by way of which a case sends and receives messages. A context manager."""
+
+    def __init__(self) -> None:
+        self._next_id = 1000
+
+    def __enter__(self) -> Self:
+        return self
+
+    @abstractmethod
+    def __exit__(self, *_: object) -> None:
+        """Ends the connection."""
+
+    @abstractmethod
+    def another(self) -> MessageHost:
+        """A second connection to the same daemon; the case closes it."""
+
+    @abstractmethod
+    def send(self, message: Message | bytes, frames: list[bytes] | None = None) -> None:
+        """One message, with ``frames`` before its body."""
+
+    @abstractmethod
+    def receive_frames(self, seconds: float = SECONDS) -> tuple[list[bytes], Message]:
+        """The next message: the frames before its body, and the body. Raises NotKept if none comes."""
+
+    @abstractmethod
+    def says_nothing(self, seconds: float) -> bool:
+        """Whether no message comes within `seconds`."""
+
+    def new_id(self) -> int:
+        """An id that this connection has not used."""
+        self._next_id += 1
+        return self._next_id
+
+    def receive(self, seconds: float = SECONDS) -> Message:
+        """The next message."""
+        return self.receive_frames(seconds)[1]
+
+    def ask(self, message: Message | bytes, seconds: float = SECONDS) -> Message:
+        """One request, with an id unless it has one, and the next message, which is its reply."""
+        if isinstance(message, dict) and "id" not in message:
+            message = {"id": self.new_id(), **message}
+        self.send(message)
+        return self.receive(seconds)
+
+
+class RawHost(MessageHost):
     """One connection to the daemon at ``path``. A context manager; it shakes hands unless ``greets`` is False."""
 
     def __init__(self, path: Path, *, greets: bool = True) -> None:
+        super().__init__()
         self.path = path
-        self._next_id = 1000
         self._session = _DealerSession()
         self._arrived: deque[tuple[list[bytes], bytes]] = deque()
         self.socket = sockets.socket(sockets.AF_UNIX, sockets.SOCK_STREAM)
@@ -86,14 +133,10 @@ class RawHost:
             self.send_raw(ready())
             self.wait_until_ready()
 
-    def __enter__(self) -> Self:
-        return self
-
     def __exit__(self, *_: object) -> None:
         self.socket.close()
 
     def another(self, *, greets: bool = True) -> RawHost:
-        """A second connection to the same daemon; the case closes it."""
         return RawHost(self.path, greets=greets)
 
     # ------------------------------------------------------------------ bytes
@@ -150,37 +193,18 @@ class RawHost:
         return True
 
     # ------------------------------------------------------------------ messages
-    def new_id(self) -> int:
-        """An id that this connection has not used."""
-        self._next_id += 1
-        return self._next_id
-
     def send(self, message: Message | bytes, frames: list[bytes] | None = None) -> None:
-        """One message."""
         body = message if isinstance(message, bytes) else msgspec.msgpack.encode(message)
         self.send_raw(message_bytes(body, frames))
 
     def receive_frames(self, seconds: float = SECONDS) -> tuple[list[bytes], Message]:
-        """The next message: the frames before its body, and the body. Raises NotKept if none comes."""
         if not self._take(lambda: bool(self._arrived), seconds):
             raise NotKept(f"no answer came within {seconds:g} s")
         frames, body = self._arrived.popleft()
         return frames, msgspec.msgpack.decode(body)
 
-    def receive(self, seconds: float = SECONDS) -> Message:
-        """The next message."""
-        return self.receive_frames(seconds)[1]
-
     def says_nothing(self, seconds: float) -> bool:
-        """Whether no message comes within `seconds`."""
         return not self._take(lambda: bool(self._arrived), seconds)
-
-    def ask(self, message: Message | bytes, seconds: float = SECONDS) -> Message:
-        """One request, with an id unless it has one, and the next message, which is its reply."""
-        if isinstance(message, dict) and "id" not in message:
-            message = {"id": self.new_id(), **message}
-        self.send(message)
-        return self.receive(seconds)
 
 
 class _RouterSession(RouterSession):

@@ -9,16 +9,21 @@ import contextlib
 import json
 import subprocess
 import sys
+import tempfile
 import textwrap
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import msgspec
 import pytest
+import zmq
 
-from apex_exec.conformance import daemon_errors, daemon_messages, daemon_transport, host_cases
-from apex_exec.conformance.cases import NotKept, Result, chosen, run
+from apex_exec.client import CurveKeys
+from apex_exec.conformance import daemon_curve, daemon_errors, daemon_messages, daemon_transport, host_cases
+from apex_exec.conformance.cases import Case, NotKept, Result, chosen, run
+from apex_exec.conformance.curve_host import CurveHost
 from apex_exec.conformance.host_under_test import HostUnderTest
 from apex_exec.conformance.own_daemon import own_daemon
 from apex_exec.conformance.peers import RawDaemon, RawHost
@@ -27,8 +32,10 @@ from apex_exec.conformance.vectors import vectors
 from apex_exec.errors import Code
 from apex_exec.wire.codec import decode_request
 from apex_exec.wire.zmtp_router import RouterSession
+from tests.client.test_connections import free_port
+from tests.daemon.test_runtime_folder import curve_folder
 
-DAEMON_CASES = [*daemon_transport.CASES, *daemon_messages.CASES, *daemon_errors.CASES]
+DAEMON_CASES: list[Case[Any]] = [*daemon_transport.CASES, *daemon_messages.CASES, *daemon_errors.CASES]
 QUICK = ["transport/", "ids/", "values/", "errors/invalid"]
 QUICK_HOST = ["requests/", "replies/wrong", "replies/undecodable", "replies/junk", "replies/size"]
 
@@ -36,7 +43,7 @@ QUICK_HOST = ["requests/", "replies/wrong", "replies/undecodable", "replies/junk
 @pytest.fixture(scope="module")
 def path() -> Iterator[Path]:
     with own_daemon() as running:
-        yield running
+        yield Path(running.removeprefix("ipc://"))
 
 
 def not_kept(results: Iterator[Result]) -> list[Result]:
@@ -61,6 +68,81 @@ def test_our_daemon_keeps_the_quick_cases(path: Path) -> None:
 @pytest.mark.slow
 def test_our_daemon_keeps_every_case(path: Path) -> None:
     assert not_kept(run(DAEMON_CASES, lambda: RawHost(path))) == []
+
+
+CURVE_CASES: list[Case[Any]] = [*daemon_curve.CASES, *daemon_messages.CASES, *daemon_errors.CASES]
+
+
+class Tcp(NamedTuple):
+    """A daemon on tcp, and the files of its key and of a host that it knows."""
+
+    endpoint: str
+    own: Path
+    server: Path
+
+
+@pytest.fixture(scope="module")
+def tcp() -> Iterator[Tcp]:
+    with tempfile.TemporaryDirectory(prefix="apx") as folder:
+        keys = curve_folder(Path(folder) / "keys")
+        config = {"host.endpoint": f"tcp://127.0.0.1:{free_port()}", "host.curve_keys_dir": str(keys)}
+        with own_daemon(config) as running:
+            yield Tcp(running, keys / "dashboard.key_secret", keys / "server.key")
+
+
+def test_on_tcp_our_daemon_keeps_the_quick_cases(tcp: Tcp) -> None:
+    keys = CurveKeys.load(tcp.own, tcp.server)
+    quick = chosen(CURVE_CASES, ["curve/known", "curve/unknown", "curve/bounds", "ids/bad", "errors/invalid"])
+    assert not_kept(run(quick, lambda: CurveHost(tcp.endpoint, keys))) == []
+
+
+@pytest.mark.slow
+def test_on_tcp_our_daemon_keeps_every_case(tcp: Tcp) -> None:
+    keys = CurveKeys.load(tcp.own, tcp.server)
+    assert not_kept(run(CURVE_CASES, lambda: CurveHost(tcp.endpoint, keys))) == []
+
+
+def test_a_daemon_on_tcp_that_lets_every_key_in_is_found_out() -> None:
+    server_public, server_secret = zmq.curve_keypair()
+    over = threading.Event()
+    with zmq.Context() as context, context.socket(zmq.ROUTER) as router:
+        router.linger, router.curve_server, router.curve_secretkey = 0, True, server_secret
+        endpoint = f"tcp://127.0.0.1:{router.bind_to_random_port('tcp://127.0.0.1')}"
+
+        def serve() -> None:
+            while not over.is_set():
+                if router.poll(50):
+                    *before, body = router.recv_multipart()
+                    pong = {"type": "pong", "id": msgspec.msgpack.decode(body)["id"]}
+                    router.send_multipart([*before, msgspec.msgpack.encode(pong)])
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        try:
+            keys = CurveKeys(server_public, *zmq.curve_keypair())
+            results = {one.name: one.outcome for one in run(daemon_curve.CASES, lambda: CurveHost(endpoint, keys))}
+        finally:
+            over.set()
+            thread.join()
+    assert results == {
+        "curve/known": "kept", "curve/unknown": "broken", "curve/wrong-server": "kept", "curve/without": "kept",
+        "curve/routing-id": "broken", "curve/req": "kept", "curve/bounds": "broken", "curve/audit": "broken"}
+
+
+def test_on_the_command_line_tcp_wants_keys_that_the_daemon_knows(tcp: Tcp) -> None:
+    def said(*arguments: str) -> tuple[int, str]:
+        command = [sys.executable, "-m", "apex_exec", "conformance", "--endpoint", tcp.endpoint, *arguments]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+        return done.returncode, done.stdout + done.stderr
+
+    own, server = ["--curve-key", str(tcp.own)], ["--curve-server", str(tcp.server)]
+    assert said(*own, *server, "--only", "curve/known") == (0, "1 kept, 0 broken, 0 not tried\n")
+    stranger = ["--curve-key", str(tcp.server.parent / "strangers" / "stranger.key_secret")]
+    for arguments, status, word in ((own, 2, "needs --curve-key and --curve-server"),
+                                    ([*own, "--curve-server", "/nowhere"], 2, "/nowhere"),
+                                    ([*stranger, *server], 3, "answers a host with these keys")):
+        returned, text = said(*arguments)
+        assert returned == status and word in text and text.count("\n") == 1, text
 
 
 def driver(kind: str) -> list[str]:
