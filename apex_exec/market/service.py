@@ -120,6 +120,8 @@ class Service:
 _lock = threading.Lock()
 _open: dict[tuple[str, str, str], Service] = {}
 _rest_until_ns = 0
+_unwatched = ""
+"""Why the latest look at the releases in stages failed; "" if it did not."""
 
 
 def service_of(context: Context) -> Service:
@@ -249,12 +251,18 @@ def halted(context: Context, digest: str) -> str:
 
 
 def watch(context: Context) -> float:
-    """See ``Watching.look``. A failure is logged, and tried again at the next look."""
+    """See ``Watching.look``. A failure is logged once, and tried again at the next look."""
+    global _unwatched
     try:
-        return service_of(context).watching.look(context)
-    except Refusal as error:
-        log.error("the releases that go out in stages could not be looked at: %s", error.message)
+        wait = service_of(context).watching.look(context)
+    except Exception as error:  # noqa: BLE001 - the thread has to go on: what is not watched is not halted
+        why = error.message if isinstance(error, Refusal) else f"{type(error).__name__}: {error}"
+        if why != _unwatched:
+            log.error("the releases that go out in stages could not be looked at: %s", why)
+        _unwatched = why
         return LOOK_SECONDS
+    _unwatched = ""
+    return wait
 
 
 def withheld(context: Context, db: sa.Connection, digest: str) -> str:

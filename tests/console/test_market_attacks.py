@@ -11,16 +11,18 @@ from collections.abc import Iterator
 from urllib.parse import quote
 
 import pytest
+import sqlalchemy as sa
 
 from apex_exec.config import ROLES
 from apex_exec.console.pictures import CSP as PICTURES_CSP
 from apex_exec.console.review_pages import CHECKLIST
 from apex_exec.daemon.administration.role_table import role_needed
 from apex_exec.ledger.reading import Filter, read_events
+from apex_exec.market import store
 from apex_exec.market.review import states
 from tests.console.pages_of_ours import text_of
 from tests.console.test_attacks import HOSTILE
-from tests.market.shops import at
+from tests.market.shops import Market, at
 from tests.registry.test_pictures import GOOD, png
 from tests.support.console import Browser, Console
 from tests.support.daemon import Daemon, wait_for
@@ -31,6 +33,22 @@ NAME = "".join(HOSTILE[:2])[:90]
 BAD_LINES = "\n".join(f"# {text!r} {text}".replace("\x07", "") for text in HOSTILE)
 HOSTILE_CODE = (CODE.format(id="evil", version="1.0.0") + f'\n{BAD_LINES}\nX = "{"x" * 100_000}"\n'
                 "# \u202eturned \u2066\x1b[31m\n" + '"""' + "<script>zzmark()</script>" * 3 + '"""\n')
+
+
+def count_failures(with_books: Market) -> None:
+    """Figures of ``sums``, and places of failures that nobody held to the bundle."""
+    digest = with_books("market.show", plugin="sums")["digest"]
+
+    def work(db: sa.Connection, now_ns: int) -> None:
+        db.execute(sa.insert(store.figures).values(
+            source="a", digest=digest, plugin="sums", version="1.0.0", installed=True, calls=1200,
+            codes='{"":1170,"PLUGIN_ERROR":30}', times='{"20":600,"30":600}'))
+        for text in HOSTILE:
+            db.execute(sa.insert(store.failure_places).values(
+                source="a", digest=digest, code="PLUGIN_ERROR", exception=text[:100].replace("\0", ""),
+                place=text[:300].replace("\0", ""), failures=7, first_ns=now_ns, last_ns=now_ns))
+
+    with_books.shop.change(work)
 
 
 @pytest.fixture(scope="module")
@@ -59,6 +77,7 @@ def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
                    file="plugin.py", line=9, text=f"see {text}")
         with_books("market.ticket.open", plugin="sums", userId=user(1), subject=f"help {text}")
     with_books("market.ticket.respond", ticket=2, responder=HOSTILE[0], text=" ".join(HOSTILE))
+    count_failures(with_books)
     with_books.close()
     with Daemon(folder / "d", None) as running:
         yield running
@@ -100,6 +119,13 @@ def test_what_an_address_says_is_text(rita: Browser, field: str, hostile: str) -
     assert answer.status in (200, 303, 400, 404) and "Traceback" not in answer.body
     if answer.status != 303:
         text_of(answer.body)
+
+
+def test_an_author_sees_on_the_own_page_how_each_version_does_and_where_it_fails(console: Console) -> None:
+    text = text_of(console.browser("ann", "author").get("/mine").body)
+    assert "How sums does" in text and "1,200" in text and "2.50 %" in text and "8.7 ms" in text and "80.8 ms" in text
+    assert f"PLUGIN_ERROR: {HOSTILE[0]}"[:40] in text, "as text"
+    assert "How sums does" not in text_of(console.browser("paul", "author").get("/mine").body)
 
 
 def test_a_month_is_a_page_for_each_kind_of_party(rita: Browser) -> None:

@@ -21,12 +21,13 @@ SECOND_NS = 10**9
 
 
 class Operator:
-    """``market`` and ``stage`` share the clock and the state folder. ``policy`` is ``market.halted``."""
+    """``market`` and ``stage`` share the clock and the state folder. ``policy`` is ``market.halted``,
+    ``market_url`` a marketplace that another operator has opened."""
 
-    def __init__(self, folder: Path, url: str = "", policy: str = "keep", **settings: Any) -> None:
+    def __init__(self, folder: Path, url: str = "", policy: str = "keep", market_url: str = "") -> None:
         registry = url or f"sqlite:///{folder}/registry.db"
         self.folder = folder
-        self.market = Market(folder, url or f"sqlite:///{folder}/market.db", registry)
+        self.market = Market(folder, market_url or url or f"sqlite:///{folder}/market.db", registry)
         self.stage = Stage(folder / "state", registry)
         self.audited: list[tuple[str, str, dict[str, Any]]] = []
         self.measured: dict[str, float] = {}
@@ -35,7 +36,7 @@ class Operator:
         self._asked = self.stage.context.ask
         self.stage.change(
             settings=Settings.model_validate({"state_dir": str(folder / "state"),
-                                              "market": {"halted": policy, **settings}}),
+                                              "market": {"halted": policy}}),
             halted=lambda _context, digest: self.market.watching.halted(digest),
             audit=lambda plugin, action, metadata: self.audited.append((plugin, action, metadata)),
             ask=self._ask, measure=self._measure, now_ns=lambda: self.market.now_ns)

@@ -55,6 +55,25 @@ def test_an_author_sees_installs_calls_failures_and_times_by_version(operator: O
     assert list(found) == ["1.1.0", "1.0.0"], "the newest first"
 
 
+def test_what_daemons_with_one_store_have_counted_adds_up(operator: Operator, tmp_path: Path) -> None:
+    one = operator.approved("1.0.0")
+    operator.publish(one["id"])
+    other = Operator(tmp_path / "other", market_url=operator.market.settings.market.url)
+    write_bundle(other.folder / "sums-1.0.0", version="1.0.0")
+    for daemon, good, bad in ((operator, 10, 1), (other, 5, 2)):
+        daemon.install("1.0.0")
+        daemon.call(good, bad)
+        daemon.failed = [("sums", one["digest"], "PLUGIN_ERROR", "KeyError", "plugin.py:6", bad)]
+        daemon.look()
+    (row,) = versions(operator).values()
+    assert (row["installs"], row["calls"], row["failures"]) == (2, 18, 3)
+    assert [kind["failures"] for kind in row["signatures"]] == [3]
+    other.stage.run("plugin.remove", id="sums")
+    other.look()
+    assert [row["installs"] for row in versions(operator).values()] == [1]
+    other.close()
+
+
 def test_an_author_sees_nobody_elses_and_only_the_bytes_that_were_submitted(operator: Operator) -> None:
     operator.publish(operator.approved("1.0.0")["id"])
     operator.install("1.0.0")

@@ -113,6 +113,22 @@ def test_a_halted_release_is_installed_nowhere_and_goes_to_no_other_stage(operat
     operator.install("1.0.0")
 
 
+def test_what_is_halted_while_it_is_being_installed_is_not_served(operator: Operator) -> None:
+    operator.publish(operator.approved("1.0.0")["id"])
+    operator.install("1.0.0")
+    operator.publish(operator.approved("1.1.0")["id"], 25)
+
+    def halt(point: str) -> None:
+        if point == "canary-passed":
+            operator.market("market.halt", plugin="sums", actor="olga", reason="totals are wrong")
+
+    operator.stage.change(at_point=halt)
+    with pytest.raises(Refusal) as caught:
+        operator.install("1.1.0")
+    assert caught.value.reason == "release_halted" and "totals are wrong" in caught.value.message
+    assert operator.served() == "1.0.0"
+
+
 def test_where_the_operator_says_so_the_plugin_goes_back_to_the_version_before(tmp_path: Path) -> None:
     operator = Operator(tmp_path, policy="go_back")
     begin(operator)

@@ -85,7 +85,7 @@ class Watching:
         try:
             is_counted = not (watched or self._has_offers()) or bring_up_to_date(self._shop, context.store)
             self._unknown_since = None
-        except (LedgerError, Refusal) as error:
+        except Exception as error:  # noqa: BLE001 - whatever it is, nobody would notice failures meanwhile
             self._unknown(context, watched, error)
             return LOOK_SECONDS
         if is_counted:
@@ -182,7 +182,7 @@ class Watching:
 
     def _unknown(self, context: Context, watched: Iterable[Release], error: Exception) -> None:
         """The figures cannot be had. After a while, what is watched is halted: fail closed."""
-        text = error.message if isinstance(error, Refusal) else str(error)
+        text = error.message if isinstance(error, Refusal) else f"{type(error).__name__}: {error}"
         now = self._clock()
         if self._unknown_since is None:
             self._unknown_since = now
