@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib.util
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections import Counter
@@ -218,3 +220,10 @@ def test_a_ray_that_will_not_do_is_one_error_and_daemons_start_without_it(fleet:
             assert done.returncode == 1 and said in done.stdout + done.stderr, (said, done.stdout, done.stderr)
             assert done.stderr.count("\n") == 1 and "Traceback" not in done.stderr, done.stderr
         assert not any(fleet.pids().values())
+    alone = subprocess.run([sys.executable, "-m", "apex_exec", "serve", "--background", "--config",
+                            str(fleet.folder / "a.toml"), "--set", "fleet.node=a"], capture_output=True, timeout=180)
+    assert alone.returncode == 0, alone.stderr
+    with Client(f"ipc://{fleet.folder}/a/run/host.sock") as client:
+        for plugin in PLUGINS:
+            assert client.invoke(plugin, "onActionExecute", USER, {"action": "x", "context": {"n": 1}})["result"]
+    assert "placed a keeper" in fleet.status("a")["problem"]

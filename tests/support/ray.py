@@ -95,7 +95,7 @@ class LocalRay:
 
     def keeper(self, name: str) -> psutil.Process | None:
         """The keeper below a node's raylet, if it is there."""
-        return next((one for one in self.raylet(name).children() if "Keeper" in " ".join(one.cmdline())), None)
+        return next((one for one in self.raylet(name).children() if "Keeper" in _line(one)), None)
 
     def end(self) -> None:
         """Kills all of it, keepers with it."""
@@ -112,6 +112,14 @@ class LocalRay:
                    "--config", config, "--seconds", str(seconds), *more]
         return subprocess.run(command, env={**self.environment, **environment}, capture_output=True, text=True,
                               timeout=seconds + 120)
+
+
+def _line(process: psutil.Process) -> str:
+    """The command line; "" of one that has ended."""
+    try:
+        return " ".join(process.cmdline())
+    except psutil.NoSuchProcess:
+        return ""
 
 
 def _kill(process: Any) -> None:

@@ -150,6 +150,7 @@ def up(
 def _asked_of_ray(address: str, config: str, seconds: float, forget: list[str]) -> list[dict[str, Any]]:
     """The keepers' states. Ends the command in one line if Ray cannot be used."""
     import os
+    import signal
     import socket
     import subprocess
     import sys
@@ -167,13 +168,17 @@ def _asked_of_ray(address: str, config: str, seconds: float, forget: list[str]) 
         fail(f"Ray's head does not answer at {address}: {error}; daemons that run do so on, and any daemon can be "
              "started without Ray by `apex-exec serve`", EXIT_NO)
     command = [sys.executable, "-m", "apex_exec.fleet.up", address, config, str(seconds), *forget]
+    asked = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, errors="replace",
+                             start_new_session=True)
     try:
-        done = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=RAY_SECONDS + seconds)
+        out, err = asked.communicate(timeout=RAY_SECONDS + seconds)
     except subprocess.TimeoutExpired:
-        fail(f"something listens at {address}, and has not let this command in within {RAY_SECONDS + seconds:g} s; are "
-             "the token and the certificates those that Ray was started with? No daemon was touched", EXIT_NO)
-    if done.returncode:
-        said = done.stderr.strip().splitlines() or [f"it ended with status {done.returncode}"]
-        fail(f"Ray at {address} refuses: {said[-1][:500]}; no daemon was touched", EXIT_NO)
-    rows: list[dict[str, Any]] = msgspec.json.decode(done.stdout.strip().splitlines()[-1])
+        os.killpg(asked.pid, signal.SIGKILL)  # with what Ray's library has started, which would hold the pipes open
+        asked.wait()
+        out, err = "", f"it has not answered within {RAY_SECONDS + seconds:g} s"
+    if asked.returncode:
+        said = err.strip().splitlines() or [f"it ended with status {asked.returncode}"]
+        fail(f"Ray at {address} cannot be joined: {said[-1][:500]}; are the token and the certificates those that it "
+             "was started with? Daemons that run do so on", EXIT_NO)
+    rows: list[dict[str, Any]] = msgspec.json.decode(out.strip().splitlines()[-1])
     return rows

@@ -34,7 +34,8 @@ class Ray:
             age = time.time() - self._path.stat().st_mtime
             found = read(self._path)
         except (OSError, ValueError) as error:
-            raise EngineSilent(f"{self._path}: {error}; has `apex-exec fleet up` placed a keeper on this node?"
+            why = error.strerror if isinstance(error, OSError) else error
+            raise EngineSilent(f"{self._path}: {why}; has `apex-exec fleet up` placed a keeper on this node?"
                                ) from None
         if age > SILENT_SECONDS:
             raise EngineSilent(f"the keeper has written nothing for {age:.0f} s; does Ray run on this machine? Start "
