@@ -102,6 +102,7 @@ def test_on_tcp_our_daemon_keeps_every_case(tcp: Tcp) -> None:
     assert not_kept(run(CURVE_CASES, lambda: CurveHost(tcp.endpoint, keys))) == []
 
 
+@pytest.mark.slow
 def test_a_daemon_on_tcp_that_lets_every_key_in_is_found_out() -> None:
     server_public, server_secret = zmq.curve_keypair()
     over = threading.Event()
@@ -129,6 +130,7 @@ def test_a_daemon_on_tcp_that_lets_every_key_in_is_found_out() -> None:
         "curve/routing-id": "broken", "curve/req": "kept", "curve/bounds": "broken", "curve/audit": "broken"}
 
 
+@pytest.mark.slow
 def test_on_the_command_line_tcp_wants_keys_that_the_daemon_knows(tcp: Tcp) -> None:
     def said(*arguments: str) -> tuple[int, str]:
         command = [sys.executable, "-m", "apex_exec", "conformance", "--endpoint", tcp.endpoint, *arguments]

@@ -209,10 +209,10 @@ static struct answer *answer_to(struct host *host, uint64_t id) {
     if (zmq_poll(&readable, 1, left) <= 0) continue;
     struct answer *got = receive(host);
     if (got == NULL) continue;
-    const msgpack_object *got_id = field(&got->parsed.data, "id");
-    if (number(got_id) == id) return got;
-    if (got_id->type == MSGPACK_OBJECT_NIL)
-      fail("a request could not be read: %.*s", TEXT(field(&got->parsed.data, "message")));
+    const msgpack_object *message = &got->parsed.data;
+    if (number(field(message, "id")) == id) return got;
+    if (is_text(field(message, "type"), "error") && field(message, "id")->type == MSGPACK_OBJECT_NIL)
+      fail("a request could not be read: %.*s", TEXT(field(message, "message")));
     got->next = host->early;
     host->early = got;
   }

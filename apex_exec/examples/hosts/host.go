@@ -290,7 +290,7 @@ func (h *host) takeAnswers(from *connection, pending map[uint64]chan fields) {
 			continue // what cannot be read answers nothing
 		}
 		id := number(at(got, "id"))
-		if id == 0 {
+		if at(got, "type") == "error" && at(got, "id") == nil {
 			log.Fatalf("a request could not be read: %s", at(got, "message"))
 		}
 		h.lock.Lock()

@@ -322,9 +322,10 @@ final class Host
             } catch (UnexpectedValueException) {
                 continue;  // what cannot be read answers nothing
             }
-            if (!is_array($message)) continue;
-            $of = $message['id'] ?? throw new RuntimeException("a request could not be read: {$message['message']}");
-            $this->early[$of] = $message;
+            $of = is_array($message) ? $message['id'] ?? null : 0;
+            if (is_int($of) || is_string($of)) $this->early[$of] = $message;
+            elseif ($of === null && ($message['type'] ?? '') === 'error')
+                throw new RuntimeException("a request could not be read: {$message['message']}");
         }
         $answer = $this->early[$id];
         unset($this->early[$id]);
@@ -491,6 +492,8 @@ function reconnect(Host $host): void
     }
 }
 
-$host = steps($argv[1] ?? 'ipc:///run/apex-exec/host.sock');
-if (($argv[2] ?? '') === 'reconnect') reconnect($host);
-$host->close();
+if (realpath($argv[0]) === __FILE__) {
+    $host = steps($argv[1] ?? 'ipc:///run/apex-exec/host.sock');
+    if (($argv[2] ?? '') === 'reconnect') reconnect($host);
+    $host->close();
+}
