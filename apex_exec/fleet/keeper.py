@@ -55,8 +55,9 @@ class Keeper:
 
     def status(self) -> dict[str, Any]:
         """The daemon's pid, 0 if it does not run; how often this keeper started and adopted it; what is wrong."""
-        return {"node": self._node, "pid": self._watch.pid, "keeper": os.getpid(), "starts": self._watch.starts,
-                "adopted": self._watch.adopted, "problem": self._problem or self._watch.problem}
+        return {"node": self._node, "config": self._pattern, "keeper": os.getpid(), "pid": self._watch.pid,
+                "starts": self._watch.starts, "adopted": self._watch.adopted,
+                "problem": self._problem or self._watch.problem}
 
     def forget(self, node: str) -> None:
         """Takes a node that will not come back out of the members; it is one again if Ray has it again."""

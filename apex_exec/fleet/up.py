@@ -26,18 +26,23 @@ def up(address: str, config: str, seconds: float, forget: list[str]) -> list[dic
     found = [{"node": node["NodeName"], "pid": 0, "problem": BAD_NAME} for node in nodes
              if node["Alive"] and node not in alive(nodes)]
     keepers = place(alive(nodes), config)
-    for keeper in keepers.values():
-        for name in forget:
-            keeper.forget.remote(name)
     due = time.monotonic() + seconds
     states: dict[str, dict[str, Any]] = {name: {"node": name, "pid": 0, "problem": "its keeper does not start in time"}
                                          for name in keepers}
     while any(not row["pid"] for row in states.values()) and time.monotonic() < due:
         for name, keeper in keepers.items():
             try:
-                states[name] = ray.get(keeper.status.remote(), timeout=max(0.1, due - time.monotonic()))
+                state = ray.get(keeper.status.remote(), timeout=max(0.1, due - time.monotonic()))
+                if state["config"] != config:  # of an earlier `fleet up`
+                    ray.kill(keeper)
+                    continue
+                states[name] = state
+                for one in forget:
+                    keeper.forget.remote(one)
             except ray.exceptions.GetTimeoutError:
                 pass
+            except ray.exceptions.RayActorError:  # one that was ended here, or by itself
+                keepers = {**keepers, **place([node for node in alive(nodes) if node["NodeName"] == name], config)}
         time.sleep(POLL_SECONDS)
     return found + [{**row, "problem": row["problem"] or ("" if row["pid"] else "its daemon is not ready yet")}
                     for row in states.values()]

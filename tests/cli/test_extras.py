@@ -165,6 +165,8 @@ def test_a_verb_that_needs_an_extra_by_itself_names_it(base: dict[str, str]) -> 
     assert find_spec("coverage"), "the test extra has it"
     one_line(run(base, "plugin", "test", str(EXAMPLES / "hello-world")), 2, "plugin test", "market")
     one_line(run(base, "console"), 2, "apex-exec console", "console")
+    up = ("fleet", "up", "--engine", "ray", "--address", "127.0.0.1:1", "--config", "none.toml")
+    one_line(run(base, *up), 2, "fleet up --engine ray", "fleet-ray")
     assert run(base, "plugin", "validate", str(EXAMPLES / "hello-world")).returncode == 0
 
 

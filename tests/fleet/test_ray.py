@@ -20,6 +20,7 @@ import pytest
 
 from apex_exec.client import AdminClient, CallError, Client, ConnectionLost
 from apex_exec.common.pid_behind import pid_behind
+from apex_exec.fleet.engines.ray import FILE, read, write
 from apex_exec.registry.database import open_database, transact
 from apex_exec.registry.tables import SCHEMA, STORE
 from apex_exec.registry.trust import keyring
@@ -220,6 +221,15 @@ def test_a_ray_that_will_not_do_is_one_error_and_daemons_start_without_it(fleet:
             assert done.returncode == 1 and said in done.stdout + done.stderr, (said, done.stdout, done.stderr)
             assert done.stderr.count("\n") == 1 and "Traceback" not in done.stderr, done.stderr
         assert not any(fleet.pids().values())
+        members = fleet.folder / "a" / "state" / "fleet" / FILE
+        write(members, {"gone"})
+        better = ray.up(fleet.pattern, "--forget", "gone")  # the keepers of the wrong path are replaced
+        assert better.returncode == 0 and fleet.pid("a"), better.stdout + better.stderr
+        wait_for(lambda: read(members) == {"a"}, 60, "the end of the forgotten node")
+        assert f"pid {fleet.pid('a')}" in better.stdout
+    os.kill(fleet.pid("a"), signal.SIGKILL)
+    wait_for(lambda: not fleet.pid("a"), 30, "the end of the daemon, which no keeper starts again")
+    members.unlink()
     alone = subprocess.run([sys.executable, "-m", "apex_exec", "serve", "--background", "--config",
                             str(fleet.folder / "a.toml"), "--set", "fleet.node=a"], capture_output=True, timeout=180)
     assert alone.returncode == 0, alone.stderr
