@@ -173,7 +173,14 @@ class Cgroups:
             with contextlib.suppress(OSError):  # a burst above the new quota would make the kernel refuse it
                 _write(group / "cpu.cfs_burst_us", "0")
             _write(group / "cpu.cfs_period_us", str(PERIOD_US))
-            _write(group / "cpu.cfs_quota_us", str(quota))
+            try:
+                _write(group / "cpu.cfs_quota_us", str(quota))
+            except OSError as error:
+                if error.errno != errno.EINVAL:
+                    raise
+                # v1 refuses a share that is larger than what the daemon's own group has, in a small container: that
+                # group's quota then holds the plugin below its limit.
+                _write(group / "cpu.cfs_quota_us", "-1")
             names = ("cpu.cfs_burst_us",)
         for name in names:
             with contextlib.suppress(OSError):  # Linux before 5.14 has no burst
@@ -329,5 +336,8 @@ def _write(path: Path, text: str) -> None:
     fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
     try:
         os.write(fd, text.encode())
+    except OSError as error:
+        error.filename = str(path)
+        raise
     finally:
         os.close(fd)

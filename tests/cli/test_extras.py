@@ -73,7 +73,7 @@ def one_line(done: subprocess.CompletedProcess[str], status: int, what: str, ext
 def test_the_table_of_extras_is_that_of_the_package() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     listed = project["optional-dependencies"]
-    assert set(extras.EXTRAS) | {"all", "test", "bench"} == set(listed)
+    assert set(extras.EXTRAS) | {"all", "test", "test-helm", "bench"} == set(listed)
     apart = ("debug", "fleet-ray")
     assert listed["all"] == [f"apex-exec[{','.join(name for name in extras.EXTRAS if name not in apart)}]"]
     base = {re.split(r"[\[><=]", name)[0].lower() for name in project["dependencies"]}

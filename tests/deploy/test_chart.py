@@ -24,7 +24,7 @@ WORDS = {key: word for key, word in GIVEN.items() if key not in ("name", "namesp
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """The chart with the words of the fleet that it is compared with, as the verb writes it."""
-    need(importlib.util.find_spec("helm_python"), "helm-python-sdk, which has no wheel for this machine")
+    need(importlib.util.find_spec("helm_python"), "helm-python-sdk is not installed: pip install -e '.[test-helm]'")
     place = tmp_path / "chart"
     done = verb("--image", WORDS["image"], "--host-image", WORDS["host_image"], "-o", str(place))
     assert done.returncode == 0, done.stderr
@@ -50,6 +50,7 @@ def objects(manifests: dict[str, str]) -> dict[str, dict[str, Any]]:
             for one in yaml.safe_load_all(text) if one}
 
 
+@pytest.mark.system
 def test_helm_finds_nothing_to_say_and_renders_the_objects_of_the_fleet(folder: Path) -> None:
     found = helm(folder, {"autoscaler": False}, {}, {"nodes": 5, "workers": 3, "nodesMax": 7})
     assert found["lint"]["errors"] == [] and all(one["severity"] == 1 for one in found["lint"]["messages"])
@@ -68,6 +69,7 @@ def test_helm_finds_nothing_to_say_and_renders_the_objects_of_the_fleet(folder: 
     assert larger == expected
 
 
+@pytest.mark.system
 @pytest.mark.parametrize("version", ["1.33", "1.29"])
 def test_everything_is_valid_by_kubernetes_own_schemas(folder: Path, version: str) -> None:
     more = {"env": [{"name": "A", "valueFrom": {"secretKeyRef": {"name": "b", "key": "c"}}}], "storageClass": "fast",
@@ -78,6 +80,7 @@ def test_everything_is_valid_by_kubernetes_own_schemas(folder: Path, version: st
             assert one["metadata"]["namespace"] == "shop"
 
 
+@pytest.mark.system
 def test_more_configuration_is_read_by_a_daemon_and_changes_the_pods(folder: Path, tmp_path: Path,
                                                                      monkeypatch: pytest.MonkeyPatch) -> None:
     values = {"config": '[limits]\ntimeout_ms = 300\n\n[hooks.onSay]\nmode = "all"\nvoid = true',
@@ -95,6 +98,7 @@ def test_more_configuration_is_read_by_a_daemon_and_changes_the_pods(folder: Pat
     assert settings.fleet.members == ["apex-nodes.shop.svc"]
 
 
+@pytest.mark.system
 def test_helm_refuses_what_the_verb_refuses(folder: Path) -> None:
     wrong: list[dict[str, Any]] = [
         {"image": "a: b"}, {"hostImage": 'x"'}, {"image": "a\nb"}, {"monitoring": "A"}, {"monitoring": "x" * 60},

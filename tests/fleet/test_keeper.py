@@ -56,6 +56,7 @@ def config(tmp_path: Path) -> Iterator[Path]:
         os.kill(pid, signal.SIGKILL)
 
 
+@pytest.mark.slow
 def test_a_daemon_is_started_started_again_after_a_kill_and_adopted_by_the_next_watch(
         config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAY_AUTH_TOKEN", "secret")

@@ -11,6 +11,8 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
+import psutil
 import pytest
 
 from apex_exec.catalogue.limits import Limits
@@ -182,3 +184,19 @@ def test_v2_hands_controllers_down_and_writes_its_own_files(tmp_path: Path, monk
     assert int((own / groups.name / "s3" / "w-3" / "memory.max").read_text()) == 29 * 2**20
     (own / groups.name / "s3" / "cpu.stat").write_text("throttled_usec 500\n")
     assert groups.throttled_ns("aaa") == 2_000_000, "what the older group held back is not forgotten"
+
+
+def test_a_plugin_may_have_a_larger_share_than_the_daemons_own_group_which_then_holds_it(groups: Cgroups) -> None:
+    need(groups.version == 1, "v2 lets a group ask for more than the one above it has")
+    small = Path(groups.enter(1, spec(cpu_percent=5), 0.0)[1]).parent.parent
+    (small / "cpu.cfs_period_us").write_text("100000")
+    (small / "cpu.cfs_quota_us").write_text("20000")
+    files = groups.enter(2, msgspec.structs.replace(spec(cpu_percent=100), id="bbb"), 0.5)
+    child = subprocess.Popen([sys.executable, "-c", ENTER + "while True: pass", *files])
+    time.sleep(1.5)
+    used = psutil.Process(child.pid).cpu_times()
+    child.kill()
+    groups.let_die(2)
+    ended(child, groups, 2)
+    groups.leave(1)
+    assert used.user + used.system < 0.9
