@@ -53,7 +53,7 @@ def field_of(setting: Mapping[str, Any]) -> Field:
         elif (at := next((at for at, one in enumerate(options) if _are_equal(one, value)), None)) is not None:
             text = choices[at][0]  # 1 may be written as 1.0
         else:  # a browser would choose the first option in its place, and save that
-            choices = [(text, f"{text}, which is no longer a choice"), *choices]
+            choices = [(text, f"{text} (the plugin no longer offers it)"), *choices]
     return Field(name, str(setting.get("title") or name), kind, text, choices,
                  WHERE.get(str(setting["source"]), ""), bool(setting["set"]), _hint(setting),
                  str(setting.get("problem", "")))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from apex_exec.daemon.failure_places import KINDS_MAX, KINDS_OF_PLUGIN_MAX, FailurePlaces
-from apex_exec.executor.outcome import own_place
+from apex_exec.executor.outcome import PLACE_CHARS, own_place
 
 PYTHON = '''Traceback (most recent call last):
   File "sums/plugin.py", line 9, in total
@@ -56,3 +56,9 @@ def test_many_plugins_that_fail_are_counted_by_their_codes() -> None:
         places.add(f"p{number}", "d", "PLUGIN_ERROR", "ValueError", "")
     taken = places.take()
     assert len(taken) == KINDS_MAX + 5 and [row[3] for row in taken[-5:]] == [""] * 5
+
+
+def test_of_a_long_traceback_the_innermost_frames_are_looked_at_and_no_more() -> None:
+    own, library = '  File "p/own.py", line 1, in x\n', '  File "p/vendor/a.py", line 2, in x\n'
+    assert own_place(own + library * 10, "p") == "own.py:1"
+    assert own_place(own + library * (PLACE_CHARS // len(library) + 1), "p") == "vendor/a.py:2"

@@ -6,7 +6,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -28,9 +28,9 @@ START_SECONDS = 100.0
 
 
 @contextmanager
-def watched(config: Path, prepare: object = None) -> Iterator[DaemonWatch]:
+def watched(config: Path, *prepare: Callable[[], None]) -> Iterator[DaemonWatch]:
     """A watch in a thread, as a keeper has it."""
-    watch = DaemonWatch("a", config, *([prepare] if prepare else []))  # type: ignore[arg-type]
+    watch = DaemonWatch("a", config, *prepare)
     thread = threading.Thread(target=watch.run, daemon=True)
     thread.start()
     try:

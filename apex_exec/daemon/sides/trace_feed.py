@@ -1,5 +1,5 @@
-"""The hand-over of traced calls to the process ``traces``, a few times a second; there is no feed in a daemon without
-``traces.endpoint``.
+"""Hands traced calls over to the process ``traces``, a few times a second. A daemon without ``traces.endpoint`` has no
+feed.
 
 A traced call has a record from its arrival to its end. Records of ended calls wait here, bounded, until the process
 takes them; what finds no room is counted and dropped, and no call ever waits.
